@@ -1,0 +1,47 @@
+"""Package `swin_keras`; the folders `export/` and `edge_demo/` install inside it."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+FOLDERS = {
+    "swin_keras": "swin_keras",
+    "swin_keras.export": "export",
+    "swin_keras.edge_demo": "edge_demo",
+}
+ROOT = pathlib.Path(__file__).parent
+
+
+def packages_in(name, folder):
+    return [name] + [f"{name}.{child}" for child in find_packages(folder)]
+
+
+setup(
+    name="swin-keras",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "swin_keras" / "version.py").read_text()).group(1),
+    description="Swin Transformers in Keras 3, from training to a phone",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    package_dir=FOLDERS,
+    packages=[package for item in FOLDERS.items() for package in packages_in(*item)],
+    package_data={"swin_keras.edge_demo": ["requirements.txt"]},
+    # CONTRIBUTING.md gives the reason for each.
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.15,<3.16",
+        "tensorflow-datasets>=4.9.10,<5",
+        "tensorflow-model-optimization>=0.8.1,<0.9",
+        "litert-quantizer>=0.11,<0.12",
+        "ai-edge-litert>=2.3,<2.4",
+        "scikit-learn>=1.5,<2",
+        "Pillow>=11",
+        "safetensors>=0.5,<1",
+        "huggingface_hub>=0.30",
+        "numpy>=1.26",
+    ],
+    extras_require={"test": ["pytest>=8", "ruff==0.17.6"]},
+    entry_points={"console_scripts": ["swin-keras = swin_keras.cli:main"]},
+)

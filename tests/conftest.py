@@ -1,0 +1,50 @@
+"""What all tests share. Heavy imports stay in the tests that need them."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+GOLDENS = ROOT / "tests" / "goldens"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def run_command():
+    """Runs a command in a process of its own, outside the checkout, and returns it finished."""
+
+    def run(*arguments, cwd="/", env=None, timeout=600):
+        return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs `swin-keras` in this process, asserts that it refuses in one line with code 2, and returns that line."""
+
+    def run(*arguments):
+        from swin_keras.cli import main
+
+        assert main([str(argument) for argument in arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1, error
+        return error
+
+    return run
+
+
+def randomize(model, seed=0, scale=0.1):
+    """Gives every weight a random value, norm scales around 1."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        centre = 1.0 if weight.path.endswith("gamma") else 0.0
+        weight.assign(centre + scale * rng.standard_normal(weight.shape))
+    return model
