@@ -1,0 +1,71 @@
+"""Makes the goldens of this folder from the reference implementations. README.md says in which environment.
+
+python make_goldens.py huggingface
+python make_goldens.py official PATH_OF_A_CLONE_OF_microsoft/Swin-Transformer
+"""
+
+import importlib.util
+import pathlib
+import sys
+import types
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+HERE = pathlib.Path(__file__).parent
+# Not square, windows that clamp in the last stage, heads and widths that all differ.
+HEIGHT, WIDTH = 48, 96
+CONFIG = {"embed_dim": 12, "depths": [2, 3, 1], "num_heads": [2, 3, 6], "window_size": 3, "num_classes": 7}
+
+
+def randomize(model):
+    """Fills every tensor with random values: zeros and ones would hide swapped axes and missing biases."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in sorted(model.named_parameters()):
+        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        parameter.data = centre + 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def pictures():
+    """Two normalized pictures; half precision holds their values exactly, which keeps the file small."""
+    return np.random.default_rng(0).standard_normal((2, HEIGHT, WIDTH, 3)).astype("float16")
+
+
+@torch.no_grad()
+def logits(model):
+    output = model(torch.from_numpy(pictures().astype("float32")).permute(0, 3, 1, 2))
+    return getattr(output, "logits", output).numpy()
+
+
+def huggingface():
+    import transformers
+
+    names = {"num_classes": "num_labels"}
+    config = transformers.SwinConfig(image_size=(HEIGHT, WIDTH), patch_size=4, **{names.get(k, k): v for k, v in CONFIG.items()})
+    model = randomize(transformers.SwinForImageClassification(config))
+    major = transformers.__version__.split(".")[0]
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, HERE / f"huggingface_v{major}.safetensors")
+    np.savez_compressed(HERE / f"huggingface_v{major}.npz", pictures=pictures(), logits=logits(model))
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}")
+
+
+def official(clone):
+    # All that the model file takes from timm.
+    layers = types.ModuleType("timm.models.layers")
+    layers.DropPath = torch.nn.Identity
+    layers.to_2tuple = lambda x: tuple(x) if isinstance(x, (tuple, list)) else (x, x)
+    layers.trunc_normal_ = torch.nn.init.trunc_normal_
+    sys.modules.update({"timm": types.ModuleType("timm"), "timm.models": types.ModuleType("timm.models"), "timm.models.layers": layers})
+    spec = importlib.util.spec_from_file_location("swin_transformer", pathlib.Path(clone) / "models" / "swin_transformer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = randomize(module.SwinTransformer(img_size=(HEIGHT, WIDTH), patch_size=4, drop_path_rate=0.0, **CONFIG))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, HERE / "official.safetensors")
+    np.savez_compressed(HERE / "official.npz", pictures=pictures(), logits=logits(model))
+    print(f"official code, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    {"huggingface": huggingface, "official": official}[sys.argv[1]](*sys.argv[2:])
