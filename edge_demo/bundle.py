@@ -1,0 +1,111 @@
+"""Reads a bundle: its description, checked before anything relies on it, and its files, checked by sha256."""
+
+import hashlib
+import json
+import pathlib
+
+from .errors import InputError
+
+FORMAT_VERSION = 1
+
+
+def read_bundle(folder):
+    """Reads model.json of a bundle.
+
+    Raises:
+        InputError: If it is missing, damaged, of another format version, or describes no classifier.
+    """
+    path = pathlib.Path(folder) / "model.json"
+    if not _is_file(path):
+        raise InputError(f"expected a bundle, received {str(folder)!r}, which has no model.json. Give the folder that `swin-keras export` wrote.")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"expected JSON in {str(path)!r}: {error}. Export the bundle again.") from error
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version != FORMAT_VERSION or type(version) is not int:
+        raise InputError(
+            f"expected a bundle of format version {FORMAT_VERSION}, received {version!r} in {str(path)!r}. "
+            "Export the bundle again, or use the version of this program that came with it."
+        )
+    for expected, holds in _EXPECTED.items():
+        try:
+            held = holds(description)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
+            held = False
+        if not held:
+            raise InputError(f"expected {expected} in {str(path)!r}. Export the bundle again.")
+    return description
+
+
+def read_file(folder, description, recipe):
+    """Reads the .tflite file of a recipe.
+
+    Returns:
+        Bytes, whose sha256 is that of model.json.
+
+    Raises:
+        InputError: If the bundle lacks the recipe or its file, or the file was changed.
+    """
+    files = {file["recipe"]: file for file in description["files"]}
+    if recipe not in files:
+        raise InputError(f"expected one of the bundle's recipes {', '.join(files)}, received {recipe!r}.")
+    path = pathlib.Path(folder) / files[recipe]["file"]
+    if not _is_file(path):
+        raise InputError(f"expected the file {str(path)!r}, which model.json lists and which is missing. Copy the whole bundle again.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"expected to read {str(path)!r}: {error.strerror}. Check its permissions.") from error
+    received = hashlib.sha256(content).hexdigest()
+    if received != files[recipe]["sha256"]:
+        raise InputError(
+            f"expected sha256 {files[recipe]['sha256'][:12]}... for {str(path)!r}, received {received[:12]}...: "
+            "the file was changed after export. Copy or export the bundle again."
+        )
+    return content
+
+
+def _is_file(path):
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # A name that is too long, a folder that may not be entered.
+        return False
+
+
+def _is_list(value, kinds, length=None):
+    right = isinstance(value, list) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in value)
+    return right and (len(value) == length if length else len(value) > 0)
+
+
+def _is_inside(name):
+    path = pathlib.PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+# What this program relies on, in the words of the error.
+_EXPECTED = {
+    "a classifier, whose output_kind is logits or probabilities,": lambda d: d["output_kind"] in ("logits", "probabilities"),
+    "one output of shape [1, classes]": lambda d: len(d["outputs"]) == 1 and _is_list(d["outputs"][0]["shape"], int, 2),
+    "labels that are null or a name for each class": lambda d: d["labels"] is None or _is_list(d["labels"], str, d["outputs"][0]["shape"][1]),
+    "a preprocessing mode of exact or cover": lambda d: d["preprocessing"]["mode"] in ("exact", "cover"),
+    "an interpolation of bilinear or bicubic": lambda d: d["preprocessing"]["interpolation"] in ("bilinear", "bicubic"),
+    "a resize that holds the crop": lambda d: (
+        all(_is_list(d["preprocessing"][key], int, 2) for key in ("resize", "crop"))
+        and all(0 < c <= r <= 2**14 for c, r in zip(d["preprocessing"]["crop"], d["preprocessing"]["resize"], strict=True))
+    ),
+    "a float32 NHWC input of shape [1, *crop, 3]": lambda d: (
+        d["input"] == {"shape": [1, *d["preprocessing"]["crop"], 3], "dtype": "float32", "layout": "NHWC"}
+    ),
+    "three numbers as mean and three as std": lambda d: (
+        all(_is_list(d["preprocessing"][key], (int, float), 3) for key in ("mean", "std"))
+        and all(-1e3 <= m <= 1e3 for m in d["preprocessing"]["mean"])
+        and all(1e-3 <= s <= 1e3 for s in d["preprocessing"]["std"])
+    ),
+    "files with recipe, file and sha256, inside the bundle,": lambda d: (
+        len(d["files"]) > 0
+        and all(_is_list([f["recipe"], f["file"], f["sha256"]], str, 3) for f in d["files"])
+        and all(_is_inside(f["file"]) for f in d["files"])
+    ),
+    "a recommended recipe for cpu": lambda d: isinstance(d["recommended"]["cpu"], str),
+}

@@ -1,0 +1,121 @@
+"""Runs a bundle: preprocesses a picture, invokes the model, names the classes."""
+
+import os
+import time
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from .bundle import read_bundle, read_file
+from .errors import InputError
+from .preprocess import open_picture, preprocess
+
+# The runtime starts as many as it is told, and a machine does not survive a million.
+MAX_THREADS = 64
+
+
+def quietly(function):
+    """Calls a function of the runtime without its notices: it announces its delegate on standard error."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # There is no standard error.
+        return function()
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            return function()
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+class TFLiteModel:
+    """A .tflite file in memory, ready to run on the CPU.
+
+    Args:
+        content: Bytes of the file. Only files that you trust: the runtime does not survive every damaged one.
+        threads: Integer.
+    """
+
+    def __init__(self, content, threads=2):
+        self._interpreter = quietly(lambda: Interpreter(model_content=content, num_threads=threads))
+        quietly(self._interpreter.allocate_tensors)
+        self._input = self._interpreter.get_input_details()[0]
+        self._outputs = self._interpreter.get_output_details()
+        self.input_shape, self.output_shape = self._input["shape"].tolist(), self._outputs[0]["shape"].tolist()
+
+    def __call__(self, x, output=0):
+        """Runs float32 `(1, height, width, 3)` through the model and returns one of its outputs."""
+        self._interpreter.set_tensor(self._input["index"], x)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._outputs[output]["index"])
+
+
+class Classifier:
+    """A bundle, ready to classify pictures.
+
+    Args:
+        bundle: Path of the folder with model.json.
+        recipe: String. Which file to run. Defaults to the one recommended for a CPU.
+        threads: Integer, from 1 to 64.
+
+    Raises:
+        InputError: If the bundle, the recipe or the number of threads cannot be used, or a file's sha256 does not match.
+    """
+
+    def __init__(self, bundle, recipe=None, threads=2):
+        if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+            raise InputError(f"expected 1 to {MAX_THREADS} threads, received {threads!r}. A phone has 4 to 8 cores.")
+        self.description = read_bundle(bundle)
+        self.labels = self.description["labels"]
+        self.recipe = recipe or self.description["recommended"]["cpu"]
+        content = read_file(bundle, self.description, self.recipe)
+        try:
+            self.model = TFLiteModel(content, threads)
+        except ValueError as error:
+            raise InputError(f"expected a .tflite file for the recipe {self.recipe!r}: {error}. Export the bundle again.") from error
+        shapes = self.model.input_shape, self.model.output_shape
+        described = self.description["input"]["shape"], self.description["outputs"][0]["shape"]
+        if shapes != described:
+            raise InputError(f"expected input and output of {described}, as model.json says; the file has {shapes}. Export the bundle again.")
+
+    def probabilities(self, x):
+        """Returns the class probabilities `(classes,)` of a preprocessed picture `(1, height, width, 3)`."""
+        scores = self.model(x)[0].astype("float64")
+        if self.description["output_kind"] == "probabilities":
+            return scores
+        scores = np.exp(scores - scores.max())
+        return scores / scores.sum()
+
+    def label(self, index):
+        """Returns the name of a class, or "class 17" where the bundle has none."""
+        return self.labels[index] if self.labels else f"class {index}"
+
+    def classify(self, path, top_k=5):
+        """Classifies a picture file.
+
+        Returns:
+            A dictionary: `image`, `recipe`, `top` (a list of `index`, `label`, `probability`, best first) and `ms`
+            (`decode`, `preprocess`, `inference`).
+
+        Raises:
+            InputError: If the file is not a picture that can be read.
+        """
+        started = time.perf_counter()
+        picture = open_picture(path)
+        decoded = time.perf_counter()
+        x = preprocess(picture, self.description["preprocessing"])
+        prepared = time.perf_counter()
+        probabilities = self.probabilities(x)
+        finished = time.perf_counter()
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        return {
+            "image": str(path),
+            "recipe": self.recipe,
+            "top": [{"index": int(i), "label": self.label(i), "probability": float(probabilities[i])} for i in best],
+            "ms": {
+                "decode": round(1000 * (decoded - started), 3),
+                "preprocess": round(1000 * (prepared - decoded), 3),
+                "inference": round(1000 * (finished - prepared), 3),
+            },
+        }

@@ -1,0 +1,242 @@
+"""The device program: what it needs, what it prints, what it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+import venv
+
+import numpy as np
+import pytest
+from conftest import ROOT, randomize
+from PIL import Image
+from swin_keras.edge_demo.__main__ import main as edge_main
+
+LABELS = ["nought", "one", "two", "three", "four", "five", "six"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    from swin_keras.export import export_bundle
+
+    import swin_keras
+
+    folder = tmp_path_factory.mktemp("edge") / "bundle"
+    model = randomize(swin_keras.create_model("swin_nano_patch4_window4_32", num_classes=7))
+    export_bundle(model, folder, recipes=["float32", "dynamic_int8"], labels=LABELS)
+    return folder
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "bundle")
+
+
+@pytest.fixture
+def picture(tmp_path, rng):
+    path = tmp_path / "picture.png"
+    Image.fromarray(rng.integers(0, 256, (50, 70, 3)).astype("uint8")).save(path)
+    return path
+
+
+def edit(folder, change):
+    description = json.loads((folder / "model.json").read_text())
+    change(description)
+    (folder / "model.json").write_text(json.dumps(description))
+
+
+@pytest.fixture
+def refusal(capsys):
+    def run(*arguments):
+        assert edge_main([str(argument) for argument in arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
+        return captured.err
+
+    return run
+
+
+def test_prints_the_top_k_with_probabilities_and_times(bundle, picture, capsys):
+    assert edge_main([str(picture), "--bundle", str(bundle), "--top-k", "3"]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert str(picture) in first and "decode" in first and "preprocess" in first and "inference" in first
+    assert len(rest) == 3
+    percents = [float(line.split("%")[0]) for line in rest]
+    assert percents == sorted(percents, reverse=True) and all(line.split("%")[1].strip() in LABELS for line in rest)
+
+
+@pytest.mark.parametrize("recipe", ["float32", "dynamic_int8"])
+def test_json_is_one_line_a_picture_with_the_contract_keys(bundle, picture, capsys, recipe):
+    assert edge_main([str(picture), str(picture), "--bundle", str(bundle), "--recipe", recipe, "--top-k", "50", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 2 and lines[0]["top"] == lines[1]["top"]
+    assert set(lines[0]) == {"image", "recipe", "top", "ms"} and lines[0]["recipe"] == recipe
+    assert set(lines[0]["ms"]) == {"decode", "preprocess", "inference"} and all(value >= 0 for value in lines[0]["ms"].values())
+    assert [set(entry) for entry in lines[0]["top"]] == [{"index", "label", "probability"}] * 7
+    assert sum(entry["probability"] for entry in lines[0]["top"]) == pytest.approx(1.0)
+    assert all(LABELS[entry["index"]] == entry["label"] for entry in lines[0]["top"])
+
+
+def test_the_same_picture_in_another_file_format_gets_the_same_answer(bundle, tmp_path, rng, capsys):
+    grey = rng.integers(0, 256, (33, 45)).astype("uint8")
+    picture = Image.fromarray(grey)
+    rgba = picture.convert("RGBA")
+    files = {
+        "grey.png": picture,
+        "rgb.bmp": picture.convert("RGB"),
+        "alpha.png": rgba,
+        "palette.gif": picture.convert("P"),
+        "wide.png": Image.fromarray(grey.astype("uint16") * 257),
+    }
+    for name, image in files.items():
+        image.save(tmp_path / name)
+    assert edge_main([*(str(tmp_path / name) for name in files), "--bundle", str(bundle), "--recipe", "float32", "--json"]) == 0
+    tops = [json.loads(line)["top"] for line in capsys.readouterr().out.splitlines()]
+    assert all(top == tops[0] for top in tops)
+
+
+def test_a_bundle_without_model_json_is_refused(copy, picture, refusal):
+    (copy / "model.json").unlink()
+    assert "has no model.json" in refusal(picture, "--bundle", copy)
+    assert "has no model.json" in refusal(picture, "--bundle", copy / "nowhere")
+
+
+def test_a_changed_file_is_refused_before_it_runs(copy, picture, refusal):
+    path = copy / "float32.tflite"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "expected sha256" in refusal(picture, "--bundle", copy, "--recipe", "float32")
+    path.write_bytes(content[: len(content) // 2])
+    assert "expected sha256" in refusal(picture, "--bundle", copy, "--recipe", "float32")
+    path.unlink()
+    assert "float32.tflite" in refusal(picture, "--bundle", copy, "--recipe", "float32")
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", None, True, [1]])
+def test_an_unknown_format_version_is_refused(copy, picture, refusal, version):
+    edit(copy, lambda description: description.update(format_version=version))
+    assert f"expected a bundle of format version 1, received {version!r}" in refusal(picture, "--bundle", copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"model"', "\x00\x01"])
+def test_a_damaged_model_json_is_refused(copy, picture, refusal, text):
+    (copy / "model.json").write_text(text)
+    refusal(picture, "--bundle", copy)
+
+
+@pytest.mark.parametrize("key", ["files", "labels", "preprocessing", "output_kind", "recommended"])
+@pytest.mark.parametrize("value", ["missing", None, 3, "text", [], {}, [1], {"a": 1}])
+def test_a_model_json_with_wrong_values_is_refused_or_still_right(copy, picture, refusal, capsys, key, value):
+    edit(copy, lambda description: description.pop(key) if value == "missing" else description.update({key: value}))
+    if (key, value) == ("labels", None):
+        assert edge_main([str(picture), "--bundle", str(copy)]) == 0 and "class " in capsys.readouterr().out
+    else:
+        refusal(picture, "--bundle", copy)
+
+
+def test_a_file_outside_the_bundle_is_refused(copy, picture, refusal, tmp_path):
+    shutil.copy(copy / "float32.tflite", tmp_path / "outside.tflite")
+    edit(copy, lambda description: description["files"][0].update(file="../outside.tflite"))
+    assert "inside the bundle" in refusal(picture, "--bundle", copy, "--recipe", "float32")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recipe", "int4"], "expected one of the bundle's recipes float32, dynamic_int8, received 'int4'"),
+        (["--top-k", "0"], "expected a whole number from 1, received '0'"),
+        (["--threads", "-1"], "expected a whole number from 1"),
+        (["--threads", "many"], "received 'many'"),
+        (["--threads", "1000000"], "expected 1 to 64 threads, received 1000000"),
+        (["--colour"], "unrecognized arguments: --colour"),
+    ],
+)
+def test_wrong_options_are_refused(bundle, picture, refusal, options, message):
+    assert message in refusal(picture, "--bundle", bundle, *options)
+
+
+def test_missing_arguments_are_refused(refusal):
+    assert "required" in refusal()
+    assert "--bundle" in refusal("picture.png")
+
+
+def test_the_first_picture_that_cannot_be_read_ends_the_run_in_one_line(bundle, picture, tmp_path, refusal):
+    (tmp_path / "letter.png").write_text("Dear reader")
+    assert "letter.png" in refusal(picture, tmp_path / "letter.png", picture, "--bundle", bundle)
+
+
+def test_installed_program_imports_no_tensorflow_keras_or_package_of_ours(tmp_path, bundle, picture):
+    # The folder alone, in a process that has everything else installed: what does it load?
+    shutil.copytree(ROOT / "edge_demo", tmp_path / "device" / "edge_demo", ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "import sys; from edge_demo.__main__ import main; assert main(sys.argv[1:]) == 0\n"
+        "loaded = {name.split('.')[0] for name in sys.modules}\n"
+        "assert not loaded & {'tensorflow', 'keras', 'swin_keras', 'sklearn', 'tf_keras', 'torch', 'jax'}, loaded"
+    )
+    command = [sys.executable, "-c", code, str(picture), "--bundle", str(bundle)]
+    finished = subprocess.run(command, cwd=tmp_path / "device", capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.slow
+def test_folder_copied_alone_runs_in_an_environment_with_its_requirements_only(tmp_path, bundle, picture):
+    shutil.copytree(ROOT / "edge_demo", tmp_path / "device" / "edge_demo", ignore=shutil.ignore_patterns("__pycache__"))
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "-r", tmp_path / "device" / "edge_demo" / "requirements.txt"], check=True, capture_output=True
+    )
+    installed = subprocess.run([python, "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
+    assert "tensorflow" not in installed and "keras" not in installed
+    command = [python, "-m", "edge_demo", str(picture), "--bundle", str(bundle), "--json"]
+    finished = subprocess.run(command, cwd=tmp_path / "device", capture_output=True, text=True, check=True)
+    assert json.loads(finished.stdout)["top"][0]["label"] in LABELS
+    np.testing.assert_allclose(sum(entry["probability"] for entry in json.loads(finished.stdout)["top"]), 1, atol=0.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["preprocessing"].update(mean=[float("nan")] * 3),
+        lambda d: d["preprocessing"].update(std=[float("inf")] * 3),
+        lambda d: d["preprocessing"].update(std=[1e-320] * 3),
+        lambda d: d["preprocessing"].update(mean=[10**400] * 3),
+        lambda d: d["preprocessing"].update(crop=[16, 16], resize=[16, 16]) or d["input"].update(shape=[1, 16, 16, 3]),
+        lambda d: d["outputs"][0].update(shape=[1, 5]) or d.update(labels=None),
+        lambda d: d["outputs"][0].update(shape=[1, 5]) or d.update(labels=["x"] * 5),
+        lambda d: d["outputs"].append(d["outputs"][0]),
+        lambda d: d["input"].update(dtype="uint8"),
+        lambda d: d["input"].update(layout="NCHW"),
+        lambda d: d.update(format_version=1.0),
+        lambda d: [f.update(file="a" * 5000) for f in d["files"]],
+    ],
+)
+def test_a_model_json_that_its_file_contradicts_is_refused(copy, picture, refusal, change):
+    edit(copy, change)
+    refusal(picture, "--bundle", copy)
+
+
+def test_a_file_that_is_no_model_is_refused_even_with_the_right_sha256(copy, picture, refusal):
+    import hashlib
+
+    (copy / "float32.tflite").write_bytes(b"")
+    edit(copy, lambda d: d["files"][0].update(sha256=hashlib.sha256(b"").hexdigest()))
+    assert "expected a .tflite file" in refusal(picture, "--bundle", copy, "--recipe", "float32")
+
+
+def test_a_name_that_is_no_utf8_is_classified(bundle, picture, tmp_path):
+    import os
+
+    path = os.fsencode(tmp_path) + b"/\xff\xfe.png"
+    shutil.copy(picture, path)
+    command = [sys.executable, "-m", "swin_keras.cli", "classify", path, "--bundle", str(bundle)]
+    finished = subprocess.run(command, cwd="/", capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}, check=False)
+    assert finished.returncode == 0 and b"\\udcff" in finished.stdout, finished.stderr
+
+
+def test_output_into_a_closed_pipe_or_a_full_disk_is_no_traceback(bundle, picture):
+    command = f"{sys.executable} -m swin_keras.cli classify {' '.join([str(picture)] * 9)} --bundle {bundle} --json"
+    for target in ("| head -c1 >/dev/null", ">/dev/full"):
+        finished = subprocess.run(["bash", "-c", f"{command} {target}"], cwd="/", capture_output=True, text=True, check=False)
+        assert "Traceback" not in finished.stderr, finished.stderr
