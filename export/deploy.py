@@ -1,0 +1,156 @@
+"""The deploy graph: a second model that computes what the trained one does, in a form that devices run."""
+
+import keras
+from swin_keras.export import folding
+from swin_keras.export.deploy_layers import (
+    DeployLayerNormalization,
+    DeployPatchEmbedding,
+    DeployPatchMerging,
+    DeploySwinBlock,
+)
+
+from swin_keras.layers import PatchEmbedding, PatchMerging, SwinBlock
+from swin_keras.layers.windows import to_pair
+
+LAYOUTS = ("portable",)
+
+
+def to_deploy(model, input_shape=None, layout="portable"):
+    """Builds the deploy graph of a trained model, which stays as it is.
+
+    Our layers are replaced by folded ones; layer normalizations by a form without subtraction from zero; a
+    normalization that only a global average and a dense layer follow is folded into the latter. Other layers are copied.
+
+    Args:
+        model: Functional `keras.Model` with one input, the image.
+        input_shape: Height, width and channels. Defaults to those of the model.
+        layout: `"portable"`: no operator that an accelerator refuses.
+
+    Returns:
+        A float32 functional `keras.Model` for batch 1, with the same outputs.
+
+    Raises:
+        ValueError: If the model is not functional, has several inputs or unknown sizes, or does not fit `input_shape`.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"`layout` must be one of {LAYOUTS}. Received: layout={layout!r}.")
+    inputs = getattr(model, "inputs", None)
+    if not isinstance(model, keras.Model) or not inputs:
+        raise ValueError(f"Expected a functional `keras.Model`. Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)`.")
+    if len(inputs) != 1:
+        raise ValueError(f"Expected a model with one input, the image. Received: {len(inputs)} inputs.")
+    if not inputs[0].dtype.startswith(("float", "bfloat")):
+        raise ValueError(f"Expected a model of float pictures, already normalized. Received: an input of {inputs[0].dtype}.")
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
+    shape = inputs[0].shape[1:] if input_shape is None else input_shape
+    shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    if len(shape) != 3 or None in shape:
+        raise ValueError(f"A deploy graph has a fixed height, width and channels. Received: {shape}. Pass `input_shape=(height, width, channels)`.")
+
+    heads = _heads_behind_norms(model)  # {norm: dense layer that it is folded into}
+
+    def clone(layer):
+        if isinstance(layer, keras.Model):
+            return to_deploy(layer)
+        if isinstance(layer, PatchEmbedding):
+            patch_size = to_pair(layer.patch_size, "patch_size")
+            return DeployPatchEmbedding(layer.embed_dim, patch_size, layer.patch_norm, layer.epsilon, name=layer.name, dtype="float32")
+        if isinstance(layer, PatchMerging):
+            return DeployPatchMerging(layer.epsilon, name=layer.name, dtype="float32")
+        if isinstance(layer, SwinBlock):
+            hidden_dim = layer.mlp.hidden_dim
+            window_size, shift_size = layer.requested_window
+            return DeploySwinBlock(layer.num_heads, window_size, shift_size, hidden_dim, layer.epsilon, name=layer.name, dtype="float32")
+        if _is_plain_norm(layer):
+            return DeployLayerNormalization(layer.epsilon, affine=layer not in heads, name=layer.name, dtype="float32")
+        return _copy(layer)
+
+    image = keras.Input(batch_shape=(1, *shape), dtype="float32", name=inputs[0].name)
+    # A model that was reloaded from a file has a list of inputs where the same model as built has one tensor.
+    tensors = keras.tree.pack_sequence_as(model.input, [image])
+    deploy = keras.models.clone_model(model, input_tensors=tensors, clone_function=clone)
+    deploy = keras.Model(image, deploy.output, name=model.name)
+    norms = {head: norm for norm, head in heads.items()}
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, keras.Model):
+            _set_folded_weights(layer, deploy.get_layer(layer.name), norms.get(layer))
+    return deploy
+
+
+def in_float32(model):
+    """Returns a functional model as it is, or a float32 copy if any of its layers computes in less."""
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
+    if all(layer.compute_dtype == "float32" for layer in _all_layers(model)):
+        return model
+    copy = keras.models.clone_model(model, clone_function=lambda layer: in_float32(layer) if isinstance(layer, keras.Model) else _copy(layer))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _all_layers(model):
+    for layer in model.layers:
+        yield from _all_layers(layer) if isinstance(layer, keras.Model) else (layer,)
+
+
+def _copy(operation):
+    """Makes a float32 layer of the same configuration, or the same `keras.ops` operation."""
+    config = operation.get_config()
+    return operation.__class__.from_config({**config, "dtype": "float32"} if isinstance(operation, keras.layers.Layer) else config)
+
+
+def _is_plain_norm(layer):
+    """Whether the layer is a Keras normalization over the last axis, with scale and shift."""
+    if not isinstance(layer, keras.layers.LayerNormalization) or not (layer.center and layer.scale) or layer.get_config().get("rms_scaling"):
+        return False
+    return layer.gamma.shape == (layer.input.shape[-1],) and layer.axis in (-1, [-1], len(layer.input.shape) - 1, [len(layer.input.shape) - 1])
+
+
+def _heads_behind_norms(model):
+    """Finds normalizations whose only use is a global average whose only use is a dense layer."""
+    if any(len(entry["inbound_nodes"]) > 1 for entry in model.get_config()["layers"]):
+        return {}  # A layer is used twice: its weights cannot hold a norm that stands before one use only.
+    consumers = {}
+    for operation in model.operations:
+        for tensor in keras.tree.flatten(operation.input):
+            consumers.setdefault(id(tensor), []).append(operation)
+    for tensor in keras.tree.flatten(model.output):
+        consumers.setdefault(id(tensor), []).append(None)
+
+    def only_consumer(layer, kind):
+        found = consumers.get(id(layer.output), [])
+        return found[0] if len(found) == 1 and isinstance(found[0], kind) else None
+
+    heads = {}
+    for norm in filter(_is_plain_norm, model.layers):
+        average = only_consumer(norm, keras.layers.GlobalAveragePooling2D)
+        head = average and only_consumer(average, keras.layers.Dense)
+        if head and head.use_bias and average.data_format == "channels_last":
+            heads[norm] = head
+    return heads
+
+
+def _set_folded_weights(layer, twin, norm):
+    """Gives `twin`, the deploy form of `layer`, its weights. `norm` is a normalization to fold into a dense layer."""
+    weights = {w.path.removeprefix(f"{layer.path}/"): w.numpy() for w in layer.weights}
+    if isinstance(twin, DeploySwinBlock):
+        if twin.fitted_window != layer.fitted_window:
+            raise ValueError(
+                f"At this input_shape the window of {layer.name!r} becomes {twin.fitted_window}, and it was trained with "
+                f"{layer.fitted_window}. Build the model at that size, load its weights, and export it."
+            )
+        weights = folding.fold_block(weights, twin.grid, twin.fitted_window, twin.fitted_shift, layer.num_heads)
+    elif isinstance(twin, DeployPatchMerging):
+        weights = folding.fold_merging(weights)
+    elif isinstance(twin, DeployPatchEmbedding):
+        weights = {path.split("/")[-1]: array for path, array in weights.items()}
+    elif isinstance(twin, DeployLayerNormalization) and not twin.affine:
+        weights = {}
+    elif norm is not None:
+        kernel, bias = folding.fold_norm(norm.gamma.numpy(), norm.beta.numpy(), weights["kernel"], weights["bias"])
+        weights = {"kernel": kernel, "bias": bias}
+    else:
+        return twin.set_weights(layer.get_weights())
+    for variable in twin.weights:
+        variable.assign(weights[variable.name])

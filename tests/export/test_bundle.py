@@ -1,0 +1,338 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from conftest import randomize
+from swin_keras.edge_demo import Classifier
+from swin_keras.edge_demo.classifier import TFLiteModel
+from swin_keras.export import bundle as bundles
+from swin_keras.export import recipes, verify
+
+import swin_keras
+from swin_keras import export
+from swin_keras.preprocessing import Preprocessing
+
+NANO = "swin_nano_patch4_window4_32"
+EXACT = Preprocessing("exact", (32, 32), (32, 32))
+RECIPES = ("float32", "float16", "dynamic_int8")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomize(swin_keras.create_model(NANO, num_classes=7))
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(1)
+    return [(rng.standard_normal((n, 32, 32, 3)).astype("float32"), rng.integers(0, 7, n)) for n in (5, 3)]
+
+
+@pytest.fixture(scope="module")
+def bundle(model, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "new" / "bundle"
+    labels = [f"class {i} é" for i in range(7)]
+    report = export.export_bundle(model, folder, calibration=[x for x, _ in data], labels=labels, preprocessing=EXACT, data=data, weights="random")
+    return folder, report
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_bundle_holds_what_the_contract_lists_and_nothing_is_left_beside_it(bundle):
+    folder, _ = bundle
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"model.json", "labels.txt", "report.json", "report.md", *(f"{recipe}.tflite" for recipe in RECIPES)}
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_model_json_describes_the_files(bundle):
+    folder, _ = bundle
+    description = json.loads((folder / "model.json").read_text())
+    assert description["format_version"] == 1
+    assert description["input"] == {"shape": [1, 32, 32, 3], "dtype": "float32", "layout": "NHWC"}
+    assert description["outputs"] == [{"name": "logits", "index": 0, "shape": [1, 7]}]
+    assert description["output_kind"] == "logits"
+    assert Preprocessing.from_dict(description["preprocessing"]) == EXACT
+    assert [file["recipe"] for file in description["files"]] == list(RECIPES)
+    for file in description["files"]:
+        content = (folder / file["file"]).read_bytes()
+        assert file["bytes"] == len(content) and file["sha256"] == hashlib.sha256(content).hexdigest()
+    assert set(description["recommended"]) == {"cpu", "gpu", "npu"} and set(description["recommended"].values()) <= set(RECIPES)
+    assert description["provenance"]["weights"] == "random"
+    assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == description["labels"]
+
+
+def test_report_has_the_contract_keys_and_measured_values(bundle, model, data):
+    folder, report = bundle
+    assert json.loads((folder / "report.json").read_text()) == report
+    pictures, classes = (np.concatenate(part) for part in zip(*data, strict=True))
+    assert report["keras"]["top1"] == np.mean(model.predict(pictures, verbose=0).argmax(-1) == classes)
+    for recipe in RECIPES:
+        measured = report["recipes"][recipe]
+        assert measured["bytes"] == (folder / f"{recipe}.tflite").stat().st_size
+        assert sum(measured["ops"].values()) >= measured["delegate"]["nodes"] == measured["delegate"]["delegated"] > 100
+        assert 0 < measured["latency_ms"]["median"] <= measured["latency_ms"]["p90"]
+        assert measured["latency_ms"]["runs"] >= 20 and measured["latency_ms"]["threads"] == 2
+        assert measured["fidelity"]["samples"] == 8
+        run = TFLiteModel((folder / f"{recipe}.tflite").read_bytes())
+        assert measured["top1"] == np.mean([run(x[None]).argmax() == c for x, c in zip(pictures, classes, strict=True)])
+
+
+def test_sizes_shrink_and_fidelity_falls_with_the_bits(bundle):
+    _, report = bundle
+    measured = [report["recipes"][recipe] for recipe in RECIPES]
+    sizes = [m["bytes"] for m in measured]
+    assert sizes[1] < 0.65 * sizes[0] and sizes[2] < 0.45 * sizes[0]
+    snr = [m["fidelity"]["snr_db"] for m in measured]
+    assert snr[0] > 100 > snr[1] > 40 and snr[1] > snr[2] > 25
+
+
+def test_markdown_report_shows_each_recipe(bundle):
+    text = (bundle[0] / "report.md").read_text()
+    assert all(f"| {recipe} |" in text and f"## {recipe}" in text for recipe in RECIPES)
+
+
+def test_device_classifier_agrees_with_keras_on_a_written_picture(bundle, model, tmp_path, rng):
+    from PIL import Image
+
+    folder, _ = bundle
+    picture = rng.integers(0, 256, (32, 32, 3)).astype("uint8")
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    scores = np.asarray(model(EXACT.normalize(picture[None].astype("float32"))))[0]
+    probabilities = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+    top = Classifier(folder, "float32").classify(tmp_path / "picture.png", top_k=7)["top"]
+    assert [entry["index"] for entry in top] == list(np.argsort(-probabilities))
+    np.testing.assert_allclose([entry["probability"] for entry in top], np.sort(probabilities)[::-1], atol=1e-4)
+    assert [entry["label"] for entry in top] == [f"class {entry['index']} é" for entry in top]
+
+
+def test_without_labels_data_or_preprocessing_they_are_null_and_the_official_protocol(model, tmp_path):
+    report = export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
+    description = json.loads((tmp_path / "bundle" / "model.json").read_text())
+    assert description["labels"] is None and not (tmp_path / "bundle" / "labels.txt").exists()
+    assert report["keras"]["top1"] is None and report["recipes"]["float32"]["top1"] is None
+    assert report["recipes"]["float32"]["fidelity"]["samples"] == 32
+    assert Preprocessing.from_dict(description["preprocessing"]) == Preprocessing("cover", (36, 36), (32, 32))
+    assert Classifier(tmp_path / "bundle").label(3) == "class 3"
+
+
+def test_a_softmax_head_is_not_normalized_twice(tmp_path, rng):
+    model = randomize(swin_keras.create_model(NANO, num_classes=7, classifier_activation="softmax"))
+    export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
+    x = rng.standard_normal((1, 32, 32, 3)).astype("float32")
+    classifier = Classifier(tmp_path / "bundle")
+    assert classifier.description["output_kind"] == "probabilities"
+    np.testing.assert_allclose(classifier.probabilities(x), model(x)[0], atol=1e-5)
+
+
+def test_an_older_bundle_is_replaced_whole(model, tmp_path):
+    export.export_bundle(model, tmp_path / "bundle", recipes=["float32", "float16"])
+    export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
+    assert not (tmp_path / "bundle" / "float16.tflite").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("recipe", ["float32", "float16", "dynamic_int8"])
+def test_a_file_that_differs_too_much_does_not_ship_and_the_folder_stays(model, bundle, tmp_path, monkeypatch, recipe):
+    export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
+    before = snapshot(tmp_path)
+    broken = recipes.quantize
+    other = bundles.tflite.convert(export.to_deploy(randomize(swin_keras.create_model(NANO, num_classes=7), seed=5)), ["logits"])
+    monkeypatch.setattr(bundles, "quantize", lambda content, name: other if name == recipe else broken(content, name))
+    with pytest.raises(export.VerificationError, match=rf"{recipe} (differs from Keras by|has an SNR of) -?\d"):
+        export.export_bundle(model, tmp_path / "bundle")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_wrong_deploy_graph_does_not_ship(model, tmp_path, monkeypatch):
+    wrong = export.to_deploy(randomize(swin_keras.create_model(NANO, num_classes=7), seed=5))
+    monkeypatch.setattr(bundles, "to_deploy", lambda model, layout: wrong)
+    with pytest.raises(export.VerificationError, match=r"deploy graph differs from Keras by \d"):
+        export.export_bundle(model, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_that_loses_accuracy_does_not_ship(model, data, tmp_path, monkeypatch):
+    pictures = np.concatenate([x for x, _ in data])
+    classes = model.predict(pictures, verbose=0).argmax(-1)  # Keras is right on all
+    worse = bundles._top1
+    calls = []
+
+    def top1(scores, classes):
+        calls.append(worse(scores, classes))
+        return calls[-1] if len(calls) == 1 else calls[-1] - 0.01
+
+    monkeypatch.setattr(bundles, "_top1", top1)
+    with pytest.raises(export.VerificationError, match=r"float32 loses 1.00 points of accuracy against Keras, more than the 0.50 allowed"):
+        export.export_bundle(model, tmp_path / "bundle", data=[(pictures, classes)], max_accuracy_loss=0.005)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"recipes": ["float32", "int4"]}, "`recipes` must be some of float32, float16, dynamic_int8. Received: int4"),
+        ({"recipes": []}, "`recipes` must be some of .*Received: none"),
+        ({"labels": ["a", "b"]}, "each of the model's 7 classes. Received: 2 names"),
+        ({"preprocessing": Preprocessing("exact", (64, 64), (64, 64))}, r"must crop to the model's input 32x32. Received: crop=\(64, 64\)"),
+        ({"preprocessing": {"resize": 3}}, "must be a `swin_keras.preprocessing.Preprocessing`. Received: dict"),
+        ({"calibration": [np.zeros((2, 16, 16, 3))]}, r"`calibration` must yield arrays \(n, 32, 32, 3\)"),
+        ({"calibration": []}, "`calibration` must yield arrays .*Received: nothing"),
+        ({"data": []}, "`data` must yield batches .*Received: nothing"),
+    ],
+)
+def test_export_bundle_refuses_what_does_not_fit_and_writes_nothing(model, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        export.export_bundle(model, tmp_path / "bundle", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_bundle_does_not_replace_a_folder_that_is_no_bundle(model, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="which holds other files"):
+        export.export_bundle(model, tmp_path / "thesis")
+    with pytest.raises(ValueError, match="which is a file"):
+        export.export_bundle(model, tmp_path / "thesis" / "chapter1.txt")
+    assert snapshot(tmp_path) == {"chapter1.txt": b"years of work"}
+
+
+def test_fidelity_equals_the_formulas(rng):
+    reference, outputs = rng.standard_normal((5, 7)), rng.standard_normal((5, 7))
+    measured = verify.fidelity([reference], [outputs])
+    assert measured["max_abs_diff"] == np.max(np.abs(reference - outputs))
+    np.testing.assert_allclose(measured["snr_db"], 10 * np.log10(np.sum(reference**2) / np.sum((reference - outputs) ** 2)))
+    assert measured["top1_agreement"] == np.mean(np.argmax(reference, 1) == np.argmax(outputs, 1))
+    assert measured["samples"] == 5
+
+
+def test_check_refuses_nan():
+    reference = [np.ones((2, 3))]
+    measured = verify.fidelity(reference, [np.full((2, 3), np.nan)])
+    for recipe in ("deploy graph", *RECIPES):
+        with pytest.raises(export.VerificationError, match=f"^{recipe} "):
+            verify.check(recipe, measured, reference)
+
+
+def small_model(make_outputs, dtype="float32", channels=3):
+    """A model of 8x8 pictures: `make_outputs` gets a feature map and its average."""
+    import keras
+
+    image = keras.Input((8, 8, channels), dtype=dtype)
+    features = keras.layers.Conv2D(5, 4, strides=4)(image)
+    return keras.Model(image, make_outputs(features, keras.layers.GlobalAveragePooling2D()(features)))
+
+
+def outputs_of_the_file(folder, x):
+    description = json.loads((folder / "model.json").read_text())
+    run = TFLiteModel((folder / "float32.tflite").read_bytes())
+    return {output["name"]: run(x, output["index"]) for output in description["outputs"]}
+
+
+@pytest.mark.parametrize("names", [("b", "a"), ("scores", "features")])
+def test_named_outputs_keep_their_names(names, tmp_path, rng):
+    import keras
+
+    model = small_model(lambda features, average: {names[0]: keras.layers.Dense(3)(average), names[1]: keras.layers.Dense(3)(average)})
+    export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
+    x = rng.standard_normal((1, 8, 8, 3)).astype("float32")
+    received = outputs_of_the_file(tmp_path / "bundle", x)
+    assert set(received) == set(names)
+    for name, expected in model(x).items():
+        np.testing.assert_allclose(received[name], expected, atol=1e-4)
+
+
+def test_a_list_of_outputs_keeps_its_order(tmp_path, rng):
+    import keras
+
+    model = small_model(lambda features, average: [*(keras.layers.Dense(3)(average) for _ in range(11)), features])
+    export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
+    x = rng.standard_normal((1, 8, 8, 3)).astype("float32")
+    received = outputs_of_the_file(tmp_path / "bundle", x)
+    for index, expected in enumerate(model(x)):
+        np.testing.assert_allclose(received[f"output_{index}"], expected, atol=1e-4)
+
+
+def test_a_softmax_anywhere_in_the_graph_is_told_from_the_values(tmp_path, rng):
+    import keras
+
+    model = small_model(lambda features, average: keras.layers.Activation("linear")(keras.layers.Softmax()(keras.layers.Dense(3)(average))))
+    export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
+    x = rng.standard_normal((1, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(Classifier(tmp_path / "bundle").probabilities(x), model(x)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_mixed_precision_model_is_held_to_its_float32_weights(policy, tmp_path):
+    import keras
+
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = swin_keras.create_model(NANO, num_classes=7)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    report = export.export_bundle(randomize(model), tmp_path / "bundle", recipes=["float32"])
+    assert report["recipes"]["float32"]["fidelity"]["max_abs_diff"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: small_model(lambda features, average: average, channels=1), "3 channels, red, green and blue. Received: a model of 1"),
+        (lambda: small_model(lambda features, average: average, dtype="uint8"), "float pictures, already normalized. Received: an input of uint8"),
+    ],
+)
+def test_models_of_other_inputs_are_refused(make, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export.export_bundle(make(), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("description", ['{"format": "layers-model"}', "{}", "not json"])
+def test_a_folder_with_some_other_model_json_is_kept(model, tmp_path, description):
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "model.json").write_text(description)
+    (tmp_path / "web" / "group1-shard1of1.bin").write_bytes(b"weights")
+    before = snapshot(tmp_path)
+    with pytest.raises(ValueError, match=r"holds other files: group1-shard1of1.bin, model.json"):
+        export.export_bundle(model, tmp_path / "web")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_bundle_with_a_file_of_the_user_in_it_is_kept(model, tmp_path):
+    export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
+    (tmp_path / "bundle" / "model.keras").write_bytes(b"the only copy")
+    with pytest.raises(ValueError, match=r"holds other files: model.keras"):
+        export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
+    assert (tmp_path / "bundle" / "model.keras").read_bytes() == b"the only copy"
+
+
+def test_a_link_to_a_folder_stays_a_link(model, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    export.export_bundle(model, tmp_path / "link", recipes=["float32"])
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "model.json").is_file()
+
+
+def test_the_current_folder_is_not_replaced(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="other than the current one"):
+        export.export_bundle(model, ".")
+
+
+@pytest.mark.parametrize("labels", ["abcdefg", dict.fromkeys(range(7), "x"), [1] * 7, ["a", "", *"cdefg"], ["a\nb", *"cdefgh"]], ids=str)
+def test_labels_that_are_no_names_are_refused(model, tmp_path, labels):
+    with pytest.raises(ValueError, match="`labels` must be"):
+        export.export_bundle(model, tmp_path / "bundle", labels=labels)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [(np.zeros((2, 32, 32, 3)),), (np.zeros((2, 32, 32, 3)), np.eye(7)[:2]), (np.zeros((2, 32, 32, 3)), [1]), (np.zeros((2, 32, 32, 3)), [1, 7])],
+    ids=["no classes", "one-hot", "too few", "no such class"],
+)
+def test_data_that_does_not_fit_is_refused(model, tmp_path, batch):
+    with pytest.raises(ValueError, match="`data` must yield batches of pictures"):
+        export.export_bundle(model, tmp_path / "bundle", data=[batch])

@@ -1,0 +1,194 @@
+import keras
+import numpy as np
+import pytest
+from conftest import randomize
+from swin_keras.export import to_deploy
+from swin_keras.export.deploy_layers import DeployLayerNormalization, DeploySwinBlock
+
+import swin_keras
+from swin_keras.layers import MLP, PatchEmbedding, PatchMerging, SwinBlock
+
+NANO = "swin_nano_patch4_window4_32"
+
+
+def nano(**overrides):
+    return randomize(swin_keras.create_model(NANO, **{"num_classes": 7, **overrides}))
+
+
+def assert_deploys_equal(model, rng, **kwargs):
+    """The deploy graph gives what the model gives, on each of three pictures."""
+    deploy = to_deploy(model, **kwargs)
+    for picture in rng.standard_normal((3, 1, *deploy.input_shape[1:])).astype("float32"):
+        expected = model(picture) if not kwargs else None
+        received = deploy(picture)
+        for e, r in zip(keras.tree.flatten(expected), keras.tree.flatten(received), strict=True):
+            np.testing.assert_allclose(r, e, rtol=0, atol=1e-4 * max(1.0, float(np.abs(e).max())))
+    return deploy
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"input_shape": (32, 64, 3)},
+        {"input_shape": (48, 80, 3), "window_size": (3, 5)},
+        {"qkv_bias": False},
+        {"patch_norm": False},
+        {"window_size": 9},
+        {"depths": (1, 2, 2), "num_heads": (2, 4, 8), "embed_dim": 24, "input_shape": (64, 32, 3), "window_size": 2},
+        {"classifier_activation": "softmax"},
+        {"drop_rate": 0.5, "attention_drop_rate": 0.5, "drop_path_rate": 0.5},
+    ],
+    ids=str,
+)
+def test_deploy_graph_equals_the_trained_model(overrides, rng):
+    assert_deploys_equal(nano(**overrides), rng)
+
+
+def test_deploy_graph_of_a_reloaded_model_equals_it(rng, tmp_path):
+    nano().save(tmp_path / "model.keras")
+    assert_deploys_equal(keras.models.load_model(tmp_path / "model.keras"), rng)
+
+
+def test_deploy_graph_of_a_mixed_precision_model_is_float32(rng):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        half = nano()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    deploy = to_deploy(half)
+    assert {layer.compute_dtype for layer in deploy.layers} == {"float32"}
+    full = nano()
+    full.set_weights(half.get_weights())
+    picture = rng.standard_normal((1, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(deploy(picture), full(picture), rtol=0, atol=1e-4)
+
+
+def test_the_trained_model_stays_as_it_was(rng):
+    model = nano()
+    x = rng.standard_normal((3, 32, 32, 3)).astype("float32")
+    before, names = np.asarray(model(x)), [layer.name for layer in model.layers]
+    to_deploy(model)
+    np.testing.assert_array_equal(model(x), before)
+    assert [layer.name for layer in model.layers] == names
+
+
+def test_own_heads_several_outputs_and_other_keras_layers_deploy(rng):
+    image = keras.Input((24, 40, 3))
+    x = keras.layers.Rescaling(2.0, offset=-1.0)(image)
+    x = PatchEmbedding(6, patch_size=2)(x)
+    x = SwinBlock(2, window_size=(3, 5), shifted=True)(x)
+    middle = keras.layers.LayerNormalization(epsilon=1e-3, name="middle")(x)
+    x = PatchMerging()(x)
+    x = MLP(9)(x)
+    x = keras.layers.LayerNormalization(name="norm")(x)
+    top = keras.layers.Dense(5, activation="relu")(keras.layers.GlobalAveragePooling2D()(x))
+    model = randomize(keras.Model(image, {"map": middle, "scores": top}))
+    assert_deploys_equal(model, rng)
+
+
+def test_a_norm_with_a_second_use_is_not_folded_into_the_head(rng):
+    image = keras.Input((8, 12, 5))
+    normed = keras.layers.LayerNormalization(name="norm")(image)
+    scores = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(normed))
+    model = randomize(keras.Model(image, [scores, keras.layers.GlobalMaxPooling2D()(normed)]))
+    assert assert_deploys_equal(model, rng).get_layer("norm").affine
+    single = randomize(keras.Model(image, scores))
+    assert not assert_deploys_equal(single, rng).get_layer("norm").affine
+
+
+def test_a_normalization_over_other_axes_is_copied(rng):
+    image = keras.Input((4, 6, 5))
+    model = randomize(keras.Model(image, keras.layers.LayerNormalization(axis=(1, 2), name="norm")(image)))
+    assert not isinstance(assert_deploys_equal(model, rng).get_layer("norm"), DeployLayerNormalization)
+
+
+def test_a_model_inside_a_model_deploys(rng):
+    inner = nano(classifier_activation="tanh")
+    image = keras.Input((32, 32, 3))
+    model = keras.Model(image, keras.layers.Dense(4, name="top")(inner(image)))
+    deploy = assert_deploys_equal(randomize(model), rng)
+    assert isinstance(deploy.get_layer(NANO).get_layer("layers_0_blocks_1"), DeploySwinBlock)
+
+
+def test_another_input_size_uses_the_same_weights(rng):
+    model, larger = nano(), nano(input_shape=(32, 64, 3))
+    with pytest.raises(ValueError, match=r"window of 'layers_1_blocks_0' becomes \(4, 2\), and it was trained with \(4, 4\)"):
+        to_deploy(model, input_shape=(32, 16, 3))
+    larger.set_weights(model.get_weights())
+    deploy = to_deploy(model, input_shape=(32, 64, 3))
+    picture = rng.standard_normal((1, 32, 64, 3)).astype("float32")
+    np.testing.assert_allclose(deploy(picture), larger(picture), rtol=0, atol=1e-4)
+
+
+def test_bias_and_mask_are_one_constant_for_each_block():
+    model = nano()
+    deploy = to_deploy(model)
+    shifted, plain = deploy.get_layer("layers_0_blocks_1"), deploy.get_layer("layers_0_blocks_0")
+    assert shifted.bias_and_mask.shape == (4, 3, 16, 16) and plain.bias_and_mask.shape == (1, 3, 16, 16)
+    assert shifted.bias_and_mask.numpy().min() < -99 < -1 < plain.bias_and_mask.numpy().min()
+
+
+def test_deploy_graph_saves_and_reloads(rng, tmp_path):
+    deploy = to_deploy(nano())
+    deploy.save(tmp_path / "deploy.keras")
+    picture = rng.standard_normal((1, 32, 32, 3)).astype("float32")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "deploy.keras")(picture), deploy(picture))
+
+
+def test_deploy_layers_round_trip_through_their_config():
+    for layer in to_deploy(nano()).layers[1:]:
+        assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: keras.Sequential([keras.layers.Dense(3)]), "Expected a functional `keras.Model`. Received: Sequential"),
+        (lambda: "model.keras", "Expected a functional `keras.Model`. Received: str"),
+    ],
+)
+def test_to_deploy_refuses_what_it_cannot_export(make, message):
+    with pytest.raises(ValueError, match=message):
+        to_deploy(make())
+
+
+def test_to_deploy_refuses_unknown_sizes():
+    image = keras.Input((None, 8, 3))
+    with pytest.raises(ValueError, match=r"fixed height, width and channels. Received: \(None, 8, 3\)"):
+        to_deploy(keras.Model(image, keras.layers.Conv2D(2, 3)(image)))
+
+
+def test_to_deploy_refuses_two_inputs():
+    a, b = keras.Input((4, 4, 3)), keras.Input((4, 4, 3))
+    with pytest.raises(ValueError, match="one input, the image. Received: 2 inputs"):
+        to_deploy(keras.Model([a, b], keras.layers.Add()([a, b])))
+
+
+def test_to_deploy_refuses_an_unknown_layout():
+    with pytest.raises(ValueError, match=r"`layout` must be one of .*Received: layout='npu'"):
+        to_deploy(nano(), layout="npu")
+
+
+def test_a_sequential_model_deploys(rng):
+    assert_deploys_equal(randomize(keras.Sequential([keras.Input((8, 12, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])), rng)
+
+
+def test_operations_of_keras_ops_deploy(rng):
+    image = keras.Input((8, 12, 3))
+    x = keras.layers.Conv2D(4, 2)(image)
+    assert_deploys_equal(randomize(keras.Model(image, keras.layers.Dense(3)(keras.ops.mean(keras.ops.relu(x * 2.0 + 1.0), axis=(1, 2))))), rng)
+
+
+def test_a_norm_whose_other_use_is_an_operation_is_not_folded(rng):
+    image = keras.Input((8, 12, 5))
+    normed = keras.layers.LayerNormalization(name="norm")(image)
+    scores = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(normed))
+    assert assert_deploys_equal(randomize(keras.Model(image, [scores, normed + 1.0])), rng).get_layer("norm").affine
+
+
+def test_a_head_that_is_used_twice_is_not_folded(rng):
+    image = keras.Input((8, 12, 5))
+    normed = keras.layers.LayerNormalization(name="norm")(image)
+    head, average = keras.layers.Dense(3), keras.layers.GlobalAveragePooling2D()
+    assert_deploys_equal(randomize(keras.Model(image, head(average(normed)) + head(average(image)))), rng)

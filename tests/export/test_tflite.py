@@ -1,0 +1,92 @@
+"""What an exported file holds: operators, ranks, delegate coverage, and the numbers it computes."""
+
+import time
+
+import numpy as np
+import pytest
+from conftest import randomize
+from swin_keras.edge_demo.classifier import TFLiteModel
+from swin_keras.export import tflite, to_deploy
+
+import swin_keras
+
+REFUSED_BY_ACCELERATORS = {"GATHER", "GATHER_ND", "BROADCAST_TO", "STRIDED_SLICE", "NEG", "PACK", "SHAPE", "SPACE_TO_DEPTH"}
+
+
+@pytest.fixture(scope="module", params=["swin_nano_patch4_window4_32", "swin_tiny_patch4_window7_224"])
+def exported(request):
+    model = randomize(swin_keras.create_model(request.param), scale=0.05)
+    started = time.perf_counter()
+    content = tflite.convert(to_deploy(model), ["logits"])
+    return model, content, time.perf_counter() - started
+
+
+def test_export_takes_less_than_a_minute(exported):
+    assert exported[2] < 60
+
+
+def test_float32_file_equals_keras(exported, rng):
+    model, content, _ = exported
+    run = TFLiteModel(content)
+    for picture in rng.standard_normal((3, 1, *model.input_shape[1:])).astype("float32"):
+        expected = model(picture).numpy()
+        assert np.abs(expected).max() > 0.5
+        np.testing.assert_allclose(run(picture), expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+def test_no_operator_that_accelerators_refuse_and_no_tensor_above_rank_4(exported):
+    operators, rank = tflite.count_operators(exported[1])
+    assert rank <= 4
+    assert not REFUSED_BY_ACCELERATORS & set(operators)
+    # A custom or Flex operator would stand here under its own name, in mixed case.
+    assert all(name == name.upper() and "FLEX" not in name for name in operators)
+
+
+def test_xnnpack_runs_every_node_in_one_partition(exported):
+    coverage = tflite.delegate_coverage(exported[1])
+    assert coverage["partitions"] == 1
+    assert coverage["delegated"] == coverage["nodes"] == sum(tflite.count_operators(exported[1])[0].values())
+    assert coverage["left"] == {}
+
+
+def test_input_and_output_are_float32_batch_1_and_named(exported):
+    from ai_edge_litert.interpreter import Interpreter
+
+    model, content, _ = exported
+    interpreter = Interpreter(model_content=content)
+    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": ["logits"]}}
+    (image,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert image["dtype"] == logits["dtype"] == np.float32
+    assert tuple(image["shape"]) == tuple(image["shape_signature"]) == (1, *model.input_shape[1:])
+    assert tuple(logits["shape"]) == (1, 1000)
+
+
+def test_bias_and_mask_are_constants_of_the_file(exported):
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, content, _ = exported
+    file = schema.Model.GetRootAs(content)
+    graph = file.Subgraphs(0)
+    constants = [
+        tuple(graph.Tensors(i).ShapeAsNumpy())
+        for i in range(graph.TensorsLength())
+        if graph.Tensors(i).ShapeLength() == 4 and file.Buffers(graph.Tensors(i).Buffer()).DataLength() > 0
+    ]
+    for layer in to_deploy(model).layers:
+        if hasattr(layer, "bias_and_mask"):
+            shape = tuple(layer.bias_and_mask.shape)
+            assert shape in constants
+            constants.remove(shape)
+
+
+def test_coverage_names_what_a_delegate_leaves():
+    # A graph with an operator that XNNPACK does not take: the private list of nodes still says so.
+    import keras
+
+    image = keras.Input((4, 6, 3), batch_size=1)
+    x = keras.layers.Conv2D(5, 1)(image)
+    x = keras.ops.cumsum(x, axis=1)
+    model = keras.Model(image, keras.layers.Conv2D(2, 1)(x))
+    coverage = tflite.delegate_coverage(tflite.convert(model, ["map"]))
+    assert coverage["left"] and coverage["delegated"] + sum(coverage["left"].values()) == coverage["nodes"]
+    assert coverage["partitions"] >= 1
