@@ -1,0 +1,192 @@
+"""`swin-keras COMMAND`: parses, imports late, calls one function."""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+from swin_keras.edge_demo import __main__ as edge_main
+from swin_keras.quiet import quiet_native
+
+
+class _UsageError(ValueError):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise _UsageError(f"{message}. `{self.prog} --help` shows the usage.")
+
+
+def main(argv=None):
+    """Runs a command and returns its exit code: 0 done, 1 a check failed, 2 the input or usage was wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    try:
+        arguments = _parser().parse_args(argv)
+        arguments.run(arguments)
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has what it wanted; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        code = _exit_code(error)
+        if debug or code is None:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return code
+
+
+def _exit_code(error):
+    if isinstance(error, FloatingPointError):
+        return 1
+    if isinstance(error, RuntimeError):
+        from swin_keras.export import VerificationError
+
+        return 1 if isinstance(error, VerificationError) else None
+    return 2
+
+
+def _parser():
+    parser = _Parser(prog="swin-keras", description="Swin Transformers in Keras 3, from training to a phone.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name, run, text):
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.set_defaults(run=run)
+        return command
+
+    command = add("models", _models, "list the released models")
+    command.add_argument("--json", action="store_true", help="print one line of JSON")
+
+    command = add("demo", _demo, "train on handwritten digits, export, and write samples to classify")
+    command.add_argument("--out", default="demo-out", metavar="DIR", help="(default: demo-out)")
+    command.add_argument("--seed", type=_whole_number, default=0, metavar="N", help="(default: 0)")
+
+    command = add("train", _train, "train a model; the same command again resumes an interrupted run")
+    command.add_argument("--data", required=True, metavar="SRC", help="digits: the built-in data set")
+    command.add_argument("--variant", required=True, metavar="NAME", help="a name that `swin-keras models` lists")
+    command.add_argument("--workdir", required=True, metavar="DIR", help="where the run is kept")
+    command.add_argument("--recipe", default="small", metavar="NAME", help="(default: small)")
+    command.add_argument("--weights", metavar="FILE", help="checkpoint to start from")
+    command.add_argument("--seed", type=_whole_number, default=0, metavar="N", help="(default: 0)")
+    command.add_argument("--epochs", type=edge_main.positive_integer, metavar="N", help="in place of the recipe's")
+    command.add_argument("--batch-size", type=edge_main.positive_integer, metavar="N", help="in place of the recipe's")
+
+    command = add("export", _export, "export a model to a bundle of verified .tflite files")
+    command.add_argument("model", metavar="MODEL", help="a .keras file, or a .safetensors checkpoint of a released model")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder of the bundle")
+    command.add_argument("--recipe", action="append", metavar="NAME", help="repeats (default: float32, float16, dynamic_int8)")
+    command.add_argument("--labels", metavar="FILE", help="text file with a class name on each line")
+    command.add_argument("--layout", default="portable", metavar="NAME", help="portable, the default: what every accelerator takes")
+    command.add_argument("--json", action="store_true", help="print the report as one line of JSON")
+
+    command = add("classify", edge_main.run, "classify pictures with a bundle")
+    edge_main.add_arguments(command)
+    return parser
+
+
+def _whole_number(text):
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**31 - 1}, received {text!r}")
+    return int(text)
+
+
+def _start_tensorflow():
+    # What is left of TensorFlow's notices comes when it looks for devices.
+    with quiet_native():
+        import tensorflow as tf
+
+        tf.config.list_logical_devices()
+
+
+def _models(arguments):
+    import dataclasses
+
+    from swin_keras import VARIANTS
+
+    if arguments.json:
+        print(json.dumps({name: dataclasses.asdict(variant) for name, variant in VARIANTS.items()}))
+        return
+    print(f"{'name':32} {'image':>5} {'window':>6} {'parameters':>11} {'top-1':>6}  trained on")
+    for name, variant in VARIANTS.items():
+        top1 = "" if variant.top1 is None else f"{variant.top1:.1f}"
+        print(f"{name:32} {variant.image_size:>5} {variant.window_size:>6} {variant.parameters:>11,} {top1:>6}  {variant.data}")
+    print("Parameters with a head for 1000 classes; published top-1 on ImageNet-1K in percent.")
+
+
+def _demo(arguments):
+    _start_tensorflow()
+    from swin_keras.demo import demo
+
+    demo(arguments.out, arguments.seed)
+
+
+def _train(arguments):
+    _start_tensorflow()
+    from swin_keras import training
+
+    training.train(
+        arguments.data,
+        arguments.variant,
+        arguments.workdir,
+        recipe=arguments.recipe,
+        seed=arguments.seed,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        weights=arguments.weights,
+        log=_log,
+    )
+
+
+def _export(arguments):
+    labels = _read_labels(arguments.labels)
+    _start_tensorflow()
+    from swin_keras.export import export_bundle, load_source, report
+
+    log = _log_to_standard_error if arguments.json else _log
+    source = load_source(arguments.model)
+    if labels is not None:
+        source.labels, source.labels_from = labels, arguments.labels
+    log(f"labels: {source.labels_from}; preprocessing: {source.preprocessing_from}")
+    result = export_bundle(
+        source.model,
+        arguments.out,
+        recipes=arguments.recipe or ("float32", "float16", "dynamic_int8"),
+        layout=arguments.layout,
+        labels=source.labels,
+        preprocessing=source.preprocessing,
+        weights=pathlib.Path(arguments.model).name,
+        log=log,
+    )
+    print(json.dumps(result) if arguments.json else "\n".join(["", *report.table(result)]))
+
+
+def _read_labels(path):
+    if path is None:
+        return None
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"Expected a text file with a class name on each line. Received: {path!r}, which is no file.")
+    try:
+        # An editor may have put a byte order mark in front, and a line break behind.
+        return [line.rstrip("\r") for line in pathlib.Path(path).read_text(encoding="utf-8-sig").rstrip("\r\n").split("\n")]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected UTF-8 text in {path!r} ({error}). Save it as UTF-8.") from error
+
+
+def _log(line):
+    print(line, flush=True)
+
+
+def _log_to_standard_error(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

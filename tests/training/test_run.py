@@ -1,0 +1,252 @@
+import csv
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import randomize
+
+import swin_keras
+from swin_keras import training
+from swin_keras.training import run as module
+
+NANO = "swin_nano_patch4_window4_32"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The recipe without XLA, whose compilation takes longer than these few steps, and a smaller model of the same kind."""
+    monkeypatch.setitem(training.RECIPES, "small", dataclasses.replace(training.RECIPES["small"], jit_compile=False, batch_size=256))
+    small = dataclasses.replace(swin_keras.VARIANTS[NANO], embed_dim=12, depths=(2, 1), num_heads=(2, 3), drop_path_rate=0.2)
+    monkeypatch.setitem(swin_keras.VARIANTS, NANO, small)
+
+
+def run(workdir, **arguments):
+    lines = []
+    model = training.train("digits", NANO, workdir, **{"epochs": 3, "seed": 5, "log": lines.append, **arguments})
+    return model, lines
+
+
+def rows(workdir):
+    with (workdir / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class StopAt(keras.callbacks.Callback):
+    """Ends the process, as a person or a power cut would: before or after the keeper has written the epoch."""
+
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.stop_epoch, self.stop_step = epoch, step
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == (self.stop_epoch, self.stop_step):
+            raise KeyboardInterrupt
+
+
+def test_workdir_holds_what_the_contract_lists(quick, tmp_path):
+    model, _ = run(tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.json", "model.keras", "final.keras", "history.csv", "checkpoints"}
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["variant"] == NANO and config["recipe"]["name"] == "small" and config["replicas"] == 1
+    assert config["labels"] == list("0123456789") and set(config["versions"]) == {"swin-keras", "tensorflow", "keras", "python"}
+    history = rows(tmp_path / "run")
+    assert [row["epoch"] for row in history] == ["1", "2", "3"]
+    best = max(history, key=lambda row: (float(row["val_accuracy"]), -float(row["val_loss"])))
+    images = training.load_data("digits", (32, 32, 3))
+    assert training.evaluate(model, images.inputs("validation"))["top1"] == pytest.approx(float(best["val_accuracy"]))
+    final = keras.models.load_model(tmp_path / "run" / "final.keras")
+    assert training.evaluate(final, images.inputs("validation"))["top1"] == pytest.approx(float(history[-1]["val_accuracy"]))
+
+
+@pytest.mark.parametrize("stop", [(1, 2), (2, 0)], ids=["within the second epoch", "at the start of the third"])
+def test_an_interrupted_run_takes_the_same_steps_when_resumed(quick, tmp_path, stop):
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", callbacks=[StopAt(*stop)])
+    assert not (tmp_path / "cut" / "final.keras").exists()
+    _, lines = run(tmp_path / "cut")
+    assert f"resumed from epoch {stop[0]} of 3" in lines
+    assert_same_history(tmp_path / "cut", tmp_path / "whole")
+    for name in ("final.keras", "model.keras"):
+        whole, cut = (keras.models.load_model(tmp_path / folder / name) for folder in ("whole", "cut"))
+        for a, b in zip(whole.weights, cut.weights, strict=True):
+            # The threads' order of addition leaves 2e-7; a lost optimizer slot, draw or batch leaves 1e-3 and more.
+            np.testing.assert_allclose(a, b, rtol=0, atol=5e-6)
+
+
+def assert_same_history(one, other):
+    assert [row["epoch"] for row in rows(one)] == [row["epoch"] for row in rows(other)]
+    for a, b in zip(rows(one), rows(other), strict=True):
+        np.testing.assert_allclose([float(v) for v in a.values()], [float(v) for v in b.values()], atol=1e-4)
+
+
+def test_an_epoch_written_before_its_checkpoint_is_not_counted_twice(quick, tmp_path, monkeypatch):
+    run(tmp_path / "whole")
+    save = keras.Model.save_weights
+
+    def fail_in_the_second_epoch(self, path, **kwargs):
+        if (path.parent / "epoch_00001.weights.h5").exists():
+            raise OSError("No space left on device")
+        save(self, path, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "save_weights", fail_in_the_second_epoch)
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path / "full")
+    assert len(rows(tmp_path / "full")) == 2  # the history is ahead of the checkpoint
+    run(tmp_path / "full")
+    assert_same_history(tmp_path / "full", tmp_path / "whole")
+
+
+def test_a_finished_run_returns_at_once_with_the_best_model(quick, tmp_path):
+    first, _ = run(tmp_path / "run", epochs=1)
+    again, lines = run(tmp_path / "run", epochs=1, callbacks=[StopAt(0, 0)])
+    assert any("finished run" in line for line in lines)
+    for a, b in zip(first.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_seeds_decide_the_result(quick, tmp_path):
+    same = [run(tmp_path / str(i), epochs=1, seed=seed)[0].get_weights()[0] for i, seed in enumerate((1, 1, 2))]
+    np.testing.assert_allclose(same[0], same[1], rtol=0, atol=5e-6)
+    assert np.abs(same[0] - same[2]).max() > 0.01
+
+
+def test_another_run_in_the_folder_is_refused_and_kept(quick, tmp_path):
+    run(tmp_path / "run", epochs=1)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(ValueError, match=r"holds another run \(seed 5 there, 6 here; recipe.epochs 1 there, 2 here; .*Choose another workdir"):
+        run(tmp_path / "run", epochs=2, seed=6)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="which holds other files"):
+        run(tmp_path)
+    with pytest.raises(ValueError, match="which is a file"):
+        run(tmp_path / "thesis.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": "cats"}, "Expected data='digits'"),
+        ({"variant": "swin_nano"}, "Did you mean one of: swin_nano_patch4_window4_32"),
+        ({"recipe": "large"}, "`recipe` must be one of small. Received: recipe='large'"),
+        ({"epochs": 0}, "`epochs` must be a whole number from 1 to 99,999. Received: epochs=0"),
+        ({"batch_size": 2.5}, "batch_size=2.5"),
+        ({"batch_size": 2000}, "at most the 1078 training pictures. Received: batch_size=2000"),
+        ({"seed": -1}, "seed=-1"),
+        ({"strategy": "mirrored"}, "`strategy` must be 'auto' or 'one'"),
+        ({"weights": "gone.safetensors"}, "does not exist"),
+    ],
+)
+def test_train_refuses_what_does_not_fit_before_it_writes(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        training.train(**{"data": "digits", "variant": NANO, "workdir": tmp_path / "run", **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(quick, tmp_path):
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.get_layer("head").kernel.assign(np.full((24, 10), np.nan))
+
+    with pytest.raises(FloatingPointError, match="loss became nan in epoch 2; lower the learning rate"):
+        run(tmp_path / "run", callbacks=[Poison()])
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch_00001.weights.h5"]
+    assert len(rows(tmp_path / "run")) == 1
+
+
+def test_evaluate_counts_right_answers_of_models_and_bundles(tmp_path, rng):
+    from swin_keras.export import export_bundle
+
+    images = training.load_data("digits", (32, 32, 3))
+    model = randomize(swin_keras.create_model(NANO, num_classes=10))
+    export_bundle(model, tmp_path / "bundle", recipes=["float32"])
+    pictures, classes = images.inputs("test")
+    expected = np.mean(np.argmax(model.predict(pictures, verbose=0), -1) == classes)
+    assert training.evaluate(model, "digits") == training.evaluate(model, (pictures, classes)) == {"top1": expected, "samples": 360}
+    assert training.evaluate(tmp_path / "bundle", "digits")["top1"] == pytest.approx(expected, abs=0.003)
+    with pytest.raises(ValueError, match="has no model.json"):
+        training.evaluate(tmp_path, "digits")
+
+
+def test_each_epoch_takes_every_picture_once_in_an_order_of_its_own():
+    images = training.load_data("digits", (32, 32, 3))
+    recipe = dataclasses.replace(
+        training.RECIPES["small"], epochs=2, batch_size=77, augmentation={"rotation": 0.0, "shear": 0.0, "zoom": 0.0, "shift": 0.0}
+    )
+    pixels, classes = images.pixels("train")
+    pixels = np.tile(np.arange(1078, dtype="float32")[:, None, None, None], (1, 32, 32, 3))  # each picture is its own number
+    batches = module.training_batches(pixels, classes, images, recipe, 3, 14, 0)
+    seen, targets = (np.concatenate(part) for part in zip(*batches.as_numpy_iterator(), strict=True))
+    numbers = np.round((seen[:, 16, 16, 0] * images.preprocessing.std[0] + images.preprocessing.mean[0]) * 255).astype(int)
+    np.testing.assert_array_equal(targets.argmax(-1), classes[numbers])
+    first, second = numbers[:1078], numbers[1078:]
+    np.testing.assert_array_equal(np.sort(first), np.arange(1078))
+    np.testing.assert_array_equal(np.sort(second), np.arange(1078))
+    assert np.mean(first == second) < 0.05 and np.mean(first == np.arange(1078)) < 0.05
+    later = module.training_batches(pixels, classes, images, recipe, 3, 14, 1)
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in later.as_numpy_iterator()]), seen[1078:])
+
+
+def test_weight_decay_spares_biases_norms_and_position_tables():
+    model = swin_keras.create_model(NANO, num_classes=10)
+    for weight in model.weights:
+        weight.assign(np.ones(weight.shape))
+    recipe = dataclasses.replace(training.RECIPES["small"], warmup_epochs=0)
+    optimizer = module._optimizer(recipe, steps=7)
+    optimizer.apply([keras.ops.zeros_like(weight) for weight in model.trainable_weights], model.trainable_weights)
+    decayed = {weight.path for weight in model.weights if np.all(weight.numpy() < 1)}
+    kept = {weight.path for weight in model.weights if np.all(weight.numpy() == 1)}
+    assert decayed == {weight.path for weight in model.weights if weight.path.endswith("kernel")}
+    assert decayed | kept == {weight.path for weight in model.weights} and any("relative_position" in path for path in kept)
+    np.testing.assert_allclose(model.get_layer("head").kernel.numpy(), 1 - recipe.learning_rate * recipe.weight_decay, rtol=1e-6)
+
+
+def test_learning_rate_warms_up_in_a_line_then_falls_as_a_cosine():
+    recipe = dataclasses.replace(training.RECIPES["small"], epochs=10, warmup_epochs=2, learning_rate=0.5)
+    schedule = module._optimizer(recipe, steps=5)._learning_rate
+    received = [float(schedule(step)) for step in range(51)]
+    expected = [0.5 * step / 10 for step in range(10)]
+    expected += [0.5 * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * step / 40))) for step in range(41)]
+    np.testing.assert_allclose(received, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run / "history.csv").write_text(""),
+        lambda run: (run / "history.csv").unlink(),
+        lambda run: (run / "history.csv").write_text("epoch,loss\n1,2\n"),
+        lambda run: (run / "history.csv").write_text((run / "history.csv").read_text()[:-30]),
+        lambda run: (run / "model.keras").unlink(),
+        lambda run: (run / "model.keras").write_bytes((run / "model.keras").read_bytes()[:1000]),
+        lambda run: next((run / "checkpoints").iterdir()).write_bytes(b"nothing"),
+    ],
+    ids=["empty history", "no history", "other columns", "cut history", "no model", "cut model", "cut checkpoint"],
+)
+def test_a_damaged_interrupted_run_is_refused_and_not_called_finished(quick, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", callbacks=[StopAt(1, 0)])
+    damage(tmp_path / "run")
+    with pytest.raises(ValueError, match="cannot be resumed: a file of the interrupted run is damaged"):
+        run(tmp_path / "run")
+    assert not (tmp_path / "run" / "final.keras").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", "", "{", "[" * 100000])
+def test_a_damaged_config_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="config.json' is damaged"):
+        run(tmp_path)
