@@ -80,7 +80,7 @@ def export_bundle(
     pictures = _fidelity_pictures(calibration, (height, width, channels))
     reference = _as_list(model.predict(pictures, batch_size=32, verbose=0))
     output_names, output_kind = _outputs(model, reference)
-    if output_kind == "features" and (labels or data):
+    if output_kind == "features" and (labels is not None or data is not None):
         raise ValueError("`labels` and `data` are for a classifier, with one output (batch, classes). Received: a model with other outputs.")
     examples = None if data is None else _gather(data, (height, width, channels), reference[0].shape[-1])
     report = {

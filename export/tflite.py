@@ -18,6 +18,9 @@ def convert(deploy, output_names):
 
     Returns:
         Bytes.
+
+    Raises:
+        ValueError: If the graph has an operation that is not built in.
     """
     import keras
     import tensorflow as tf
@@ -35,7 +38,14 @@ def convert(deploy, output_names):
         archive.write_out(pathlib.Path(folder) / "saved_model", verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(pathlib.Path(folder) / "saved_model"))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        return converter.convert()
+        try:
+            return converter.convert()
+        except Exception as error:  # A class of TensorFlow's own, which is not public.
+            failure = error
+    raise ValueError(
+        f"Expected a model of operations that are built into the device runtime. Received: {deploy.name!r}, which does not convert: "
+        f"{str(failure)[:300]}. Replace the operation it names."
+    ) from failure
 
 
 def count_operators(model):

@@ -172,8 +172,9 @@ def training_batches(pixels, classes, images, recipe, seed, steps, first_epoch):
 class _WorkdirCallback(keras.callbacks.Callback):
     """Keeps a workdir true after each epoch: best model, history, checkpoint, in this order, each renamed into place.
 
-    Whatever is interrupted, the newest checkpoint decides: later rows of the history are dropped, and the epochs after
-    it are trained again, to the same result.
+    Keras' ModelCheckpoint, CSVLogger and BackupAndRestore write in place, each at its own time: cut off between two of them,
+    they disagree. Whatever is interrupted here, the newest checkpoint decides: later rows of the history are dropped, and
+    the epochs after it are trained again, to the same result.
     """
 
     def __init__(self, workdir, seed):

@@ -336,3 +336,12 @@ def test_labels_that_are_no_names_are_refused(model, tmp_path, labels):
 def test_data_that_does_not_fit_is_refused(model, tmp_path, batch):
     with pytest.raises(ValueError, match="`data` must yield batches of pictures"):
         export.export_bundle(model, tmp_path / "bundle", data=[batch])
+
+
+def test_an_operation_that_is_not_built_in_is_refused_with_its_name(tmp_path, capfd):
+    import keras
+
+    model = small_model(lambda features, average: keras.ops.erfinv(keras.ops.tanh(average)))
+    with pytest.raises(ValueError, match=r"built into the device runtime.*Erfinv"):
+        export.export_bundle(model, tmp_path / "bundle")
+    assert "Erfinv" not in capfd.readouterr().err and list(tmp_path.iterdir()) == []
