@@ -196,7 +196,7 @@ def _check_labels(labels, model):
         return None
     if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"`labels` must be a list of class names. Received: {labels!r:.100}.")
-    labels = [str(label) for label in labels]
+    labels = list(labels)
     if bad := [index for index, label in enumerate(labels) if not label.strip() or len(label.splitlines()) > 1]:
         raise ValueError(f"`labels` must be names, each on one line. Received: {labels[bad[0]]!r} for class {bad[0]}.")
     classes = keras.tree.flatten(model.outputs)[0].shape[-1]

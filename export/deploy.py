@@ -41,8 +41,7 @@ def to_deploy(model, input_shape=None, layout="portable"):
         raise ValueError(f"Expected a model with one input, the image. Received: {len(inputs)} inputs.")
     if not inputs[0].dtype.startswith(("float", "bfloat")):
         raise ValueError(f"Expected a model of float pictures, already normalized. Received: an input of {inputs[0].dtype}.")
-    if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+    model = _functional(model)
     shape = inputs[0].shape[1:] if input_shape is None else input_shape
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     if len(shape) != 3 or None in shape:
@@ -80,13 +79,17 @@ def to_deploy(model, input_shape=None, layout="portable"):
 
 def in_float32(model):
     """Returns a functional model as it is, or a float32 copy if any of its layers computes in less."""
-    if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+    model = _functional(model)
     if all(layer.compute_dtype == "float32" for layer in _all_layers(model)):
         return model
     copy = keras.models.clone_model(model, clone_function=lambda layer: in_float32(layer) if isinstance(layer, keras.Model) else _copy(layer))
     copy.set_weights(model.get_weights())
     return copy
+
+
+def _functional(model):
+    """Returns a Sequential model as a functional one, and any other as it is."""
+    return keras.Model(model.inputs, model.outputs, name=model.name) if isinstance(model, keras.Sequential) else model
 
 
 def _all_layers(model):

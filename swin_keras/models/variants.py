@@ -6,7 +6,7 @@ import math
 import re
 
 from swin_keras.models.swin import swin_transformer
-from swin_keras.weights import load_into_new_model, load_weights, read_official_tensors
+from swin_keras.weights import assign_checkpoint, load_into_new_model, read_official_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,8 @@ def create_model_from_checkpoint(path):
     Raises:
         ValueError: If the file cannot be read, fits no row of `VARIANTS`, has no head, or does not match completely.
     """
-    _, tensors, _ = read_official_tensors(path)
+    checkpoint = read_official_tensors(path)
+    tensors = checkpoint[1]
     shapes = {name: array.shape for name, array in tensors.items()}
     blocks = [match for match in map(re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table$").match, shapes) if match]
     stages = sorted({int(match[1]) for match in blocks})
@@ -138,5 +139,5 @@ def create_model_from_checkpoint(path):
     if len(shapes.get("head.bias", ())) != 1:
         raise ValueError(f"Expected a classifier. {str(path)!r} has no head: no tensor head.bias.")
     model = create_model(name, num_classes=shapes["head.bias"][0])
-    load_weights(model, path)
+    assign_checkpoint(model, checkpoint, path)
     return model

@@ -7,7 +7,7 @@ from swin_keras.weights.assign import assign, official_name
 from swin_keras.weights.dialects import DIALECTS, detect
 from swin_keras.weights.files import read_tensors
 
-__all__ = ["LoadReport", "load_into_new_model", "load_weights", "read_official_tensors"]
+__all__ = ["LoadReport", "assign_checkpoint", "load_into_new_model", "load_weights", "read_official_tensors"]
 
 HEAD = ("head.weight", "head.bias")
 
@@ -65,7 +65,12 @@ def load_weights(model, path, source="auto", skip_head=False):
     Raises:
         ValueError: If the file cannot be read, or anything on either side is left over or of another shape.
     """
-    dialect, tensors, ignored = read_official_tensors(path, source)
+    return assign_checkpoint(model, read_official_tensors(path, source), path, skip_head)
+
+
+def assign_checkpoint(model, checkpoint, path, skip_head=False):
+    """`load_weights` for what `read_official_tensors` has read from `path` already."""
+    dialect, tensors, ignored = checkpoint
     skip = HEAD if skip_head else ()
     loaded = assign(model, tensors, source=str(path), skip=skip)
     return LoadReport(
@@ -79,10 +84,11 @@ def load_weights(model, path, source="auto", skip_head=False):
 
 def load_into_new_model(model, path):
     """`load_weights` for a fine-tuning start: a head of another class count stays initial, with a warning."""
-    _, tensors, _ = read_official_tensors(path)
+    checkpoint = read_official_tensors(path)
+    tensors = checkpoint[1]
     classes = {_name(v): v.shape[0] for v in model.weights}.get("head.bias")
     found = tensors["head.bias"].size if "head.bias" in tensors else classes
-    report = load_weights(model, path, skip_head=found != classes)
+    report = assign_checkpoint(model, checkpoint, path, skip_head=found != classes)
     if found != classes:
         warnings.warn(f"{path} has a head for {found} classes; the head for {classes} stays initial.", stacklevel=3)
     return report
