@@ -4,8 +4,10 @@ python make_goldens.py huggingface
 python make_goldens.py official PATH_OF_A_CLONE_OF_microsoft/Swin-Transformer
 """
 
+import contextlib
 import importlib.util
 import pathlib
+import re
 import sys
 import types
 
@@ -39,7 +41,24 @@ def logits(model):
     return getattr(output, "logits", output).numpy()
 
 
+def declare_torchvision_operators():
+    """Lets torchvision be imported where its compiled operators do not fit the torch at hand, such as a CPU build."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None:
+        return
+    folder = pathlib.Path(spec.origin).parent
+    try:
+        torch.ops.load_library(folder / "_C.so")
+    except OSError:
+        declare_torchvision_operators.library = library = torch.library.Library("torchvision", "DEF")
+        for source in folder.rglob("*.py"):
+            for pair in re.findall(r'register_meta\("([a-z_0-9]+)"|torchvision::([a-zA-Z_0-9]+)', source.read_text()):
+                with contextlib.suppress(RuntimeError):  # declared already
+                    library.define(f"{''.join(pair)}(Tensor x) -> Tensor")
+
+
 def huggingface():
+    declare_torchvision_operators()
     import transformers
 
     names = {"num_classes": "num_labels"}
