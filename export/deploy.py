@@ -9,8 +9,9 @@ from swin_keras.export.deploy_layers import (
     DeploySwinBlock,
 )
 
-from swin_keras.layers import PatchEmbedding, PatchMerging, SwinBlock
+from swin_keras.layers import PatchEmbedding, PatchMerging, PatchMergingV2, SwinBlock, SwinBlockV2, SwinMLPBlock
 from swin_keras.layers.windows import to_pair
+from swin_keras.models import SwinBackbone
 
 LAYOUTS = ("portable",)
 
@@ -30,7 +31,8 @@ def to_deploy(model, input_shape=None, layout="portable"):
         A float32 functional `keras.Model` for batch 1, with the same outputs.
 
     Raises:
-        ValueError: If the model is not functional, has several inputs or unknown sizes, or does not fit `input_shape`.
+        ValueError: If the model is not functional, has several inputs or unknown sizes, does not fit `input_shape`, or has
+            blocks of Swin V2, Swin-MLP, or that return attention.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {LAYOUTS}. Received: layout={layout!r}.")
@@ -57,10 +59,17 @@ def to_deploy(model, input_shape=None, layout="portable"):
             return DeployPatchEmbedding(layer.embed_dim, patch_size, layer.patch_norm, layer.epsilon, name=layer.name, dtype="float32")
         if isinstance(layer, PatchMerging):
             return DeployPatchMerging(layer.epsilon, name=layer.name, dtype="float32")
+        if isinstance(layer, (SwinBlockV2, PatchMergingV2, SwinMLPBlock)) or getattr(layer, "return_attention", False):
+            raise ValueError(
+                f"Export takes Swin V1 without attention maps so far. Received: {layer.name!r}, a `{type(layer).__name__}`"
+                f"{' with return_attention' if isinstance(layer, SwinBlock) else ''}. Build the model without it."
+            )
         if isinstance(layer, SwinBlock):
             hidden_dim = layer.mlp.hidden_dim
             window_size, shift_size = layer.requested_window
-            return DeploySwinBlock(layer.num_heads, window_size, shift_size, hidden_dim, layer.epsilon, name=layer.name, dtype="float32")
+            return DeploySwinBlock(
+                layer.num_heads, window_size, shift_size, layer.window_fit, hidden_dim, layer.epsilon, name=layer.name, dtype="float32"
+            )
         if _is_plain_norm(layer):
             return DeployLayerNormalization(layer.epsilon, affine=layer not in heads, name=layer.name, dtype="float32")
         return _copy(layer)
@@ -88,8 +97,10 @@ def in_float32(model):
 
 
 def _functional(model):
-    """Returns a Sequential model as a functional one, and any other as it is."""
-    return keras.Model(model.inputs, model.outputs, name=model.name) if isinstance(model, keras.Sequential) else model
+    """Returns a subclass of the functional model, such as Sequential or a backbone, as a plain one, and any other as it is."""
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    return keras.Model(model.inputs, model.output, name=model.name) if isinstance(model, SwinBackbone) else model
 
 
 def _all_layers(model):
@@ -143,7 +154,7 @@ def _set_folded_weights(layer, twin, norm):
                 f"At this input_shape the window of {layer.name!r} becomes {twin.fitted_window}, and it was trained with "
                 f"{layer.fitted_window}. Build the model at that size, load its weights, and export it."
             )
-        weights = folding.fold_block(weights, twin.grid, twin.fitted_window, twin.fitted_shift, layer.num_heads)
+        weights = folding.fold_block(weights, twin.padded_grid, twin.fitted_window, twin.fitted_shift, layer.num_heads, twin.padded)
     elif isinstance(twin, DeployPatchMerging):
         weights = folding.fold_merging(weights)
     elif isinstance(twin, DeployPatchEmbedding):

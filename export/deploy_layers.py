@@ -7,7 +7,7 @@ strided slice or broadcast, and a normalization without the subtraction from zer
 import keras
 from keras import ops
 
-from swin_keras.layers.windows import fit_window, window_partition, window_reverse
+from swin_keras.layers.windows import fit_window, pad_to_multiple, padded_size, window_partition, window_reverse
 
 
 def standardize(x, epsilon):
@@ -70,7 +70,7 @@ class DeployPatchEmbedding(keras.layers.Layer):
         patch_norm: Boolean.
         epsilon: Float.
 
-    Input shape: `(1, height, width, channels)`. Output shape: `(1, height / patch, width / patch, embed_dim)`.
+    Input shape: `(1, height, width, channels)`. Output shape: `(1, ceil(height / patch), ceil(width / patch), embed_dim)`.
     """
 
     def __init__(self, embed_dim, patch_size, patch_norm, epsilon, **kwargs):
@@ -88,6 +88,7 @@ class DeployPatchEmbedding(keras.layers.Layer):
             self.beta = self.add_weight(name="beta", shape=(self.embed_dim,))
 
     def call(self, x):
+        x = pad_to_multiple(x, self.patch_size)
         x = ops.conv(x, self.kernel, strides=self.patch_size, padding="valid", data_format="channels_last") + self.bias
         return standardize(x, self.epsilon) * self.gamma + self.beta if self.patch_norm else x
 
@@ -108,7 +109,7 @@ class DeployPatchMerging(keras.layers.Layer):
     Args:
         epsilon: Float.
 
-    Input shape: `(1, height, width, channels)`. Output shape: `(1, height / 2, width / 2, 2 * channels)`.
+    Input shape: `(1, height, width, channels)`. Output shape: `(1, ceil(height / 2), ceil(width / 2), 2 * channels)`.
     """
 
     def __init__(self, epsilon, **kwargs):
@@ -121,6 +122,7 @@ class DeployPatchMerging(keras.layers.Layer):
         self.reduction_bias = self.add_weight(name="reduction_bias", shape=(2 * channels,))
 
     def call(self, x):
+        x = pad_to_multiple(x, (2, 2))
         _, height, width, channels = x.shape
         x = window_partition(x, (2, 2))  # (h / 2 * w / 2, 4, c): each window is a group, across then down
         x = standardize(ops.reshape(x, (-1, 4 * channels)), self.epsilon)
@@ -139,26 +141,33 @@ class DeploySwinBlock(keras.layers.Layer):
         num_heads: Integer.
         window_size: Pair of integers, fitted to the grid as in `SwinBlock`.
         shift_size: Pair of integers, likewise.
+        window_fit: `"clamp"` or `"pad"`.
         hidden_dim: Integer. Width inside the MLP.
         epsilon: Float.
+
+    A grid that the window divides has the scale and shift of its first norm folded too; padding stands between that norm
+    and the products, and keeps them apart.
 
     Input and output shape: `(1, height, width, channels)`.
     """
 
-    def __init__(self, num_heads, window_size, shift_size, hidden_dim, epsilon, **kwargs):
+    def __init__(self, num_heads, window_size, shift_size, window_fit, hidden_dim, epsilon, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.window_size = tuple(window_size)
         self.shift_size = tuple(shift_size)
+        self.window_fit = window_fit
         self.hidden_dim = hidden_dim
         self.epsilon = epsilon
 
     def build(self, input_shape):
         _, height, width, channels = input_shape
         self.grid = (height, width)
-        self.fitted_window, self.fitted_shift = fit_window(self.grid, self.window_size, self.shift_size)
+        self.fitted_window, self.fitted_shift = fit_window(self.grid, self.window_size, self.shift_size, self.window_fit)
+        self.padded_grid = tuple(padded_size(side, window) for side, window in zip(self.grid, self.fitted_window, strict=True))
+        self.padded = self.padded_grid != self.grid
         tokens = self.fitted_window[0] * self.fitted_window[1]
-        windows = height * width // tokens if any(self.fitted_shift) else 1
+        windows = self.padded_grid[0] * self.padded_grid[1] // tokens if any(self.fitted_shift) else 1
         shapes = {
             "query": (channels, channels),
             "query_bias": (channels,),
@@ -172,17 +181,23 @@ class DeploySwinBlock(keras.layers.Layer):
             "fc2": (self.hidden_dim, channels),
             "fc2_bias": (channels,),
         }
+        if self.padded:
+            shapes.update(norm1_gamma=(channels,), norm1_beta=(channels,))
         for name, shape in shapes.items():
             setattr(self, name, self.add_weight(name=name, shape=shape))
 
     def call(self, x):
         _, height, width, channels = x.shape
         down, across = self.fitted_shift
-        y = _roll(_roll(standardize(x, self.epsilon), down, axis=1), across, axis=2)
+        y = standardize(x, self.epsilon)
+        if self.padded:
+            y = pad_to_multiple(y * self.norm1_gamma + self.norm1_beta, self.fitted_window)
+        y = _roll(_roll(y, down, axis=1), across, axis=2)
         y = window_partition(y, self.fitted_window)
         y = self._attend(y)
-        y = window_reverse(y, self.fitted_window, self.grid)
-        x = x + _roll(_roll(y, -across, axis=2), -down, axis=1)
+        y = window_reverse(y, self.fitted_window, self.padded_grid)
+        y = _roll(_roll(y, -across, axis=2), -down, axis=1)
+        x = x + (ops.slice(y, (0, 0, 0, 0), x.shape) if self.padded else y)
 
         y = ops.reshape(standardize(x, self.epsilon), (height * width, channels))
         y = ops.gelu(ops.matmul(y, self.fc1) + self.fc1_bias, approximate=False)
@@ -207,6 +222,7 @@ class DeploySwinBlock(keras.layers.Layer):
             "num_heads": self.num_heads,
             "window_size": self.window_size,
             "shift_size": self.shift_size,
+            "window_fit": self.window_fit,
             "hidden_dim": self.hidden_dim,
             "epsilon": self.epsilon,
         }

@@ -37,7 +37,7 @@ def fold_bias_and_mask(table, window_size, grid, shift_size):
 
     Args:
         table: Array `((2 * height - 1) * (2 * width - 1), num_heads)`.
-        window_size, grid, shift_size: Pairs of integers.
+        window_size, grid, shift_size: Pairs of integers; the window divides the grid.
 
     Returns:
         float32 array `(windows, num_heads, tokens, tokens)`; without a shift `(1, num_heads, tokens, tokens)`.
@@ -47,7 +47,7 @@ def fold_bias_and_mask(table, window_size, grid, shift_size):
     return bias if mask is None else bias + mask[:, None]
 
 
-def fold_block(weights, grid, window_size, shift_size, num_heads):
+def fold_block(weights, grid, window_size, shift_size, num_heads, padded):
     """Folds the weights of a `SwinBlock`.
 
     Two biases vanish: that of the key adds the same number to a query's logits for every key, which softmax ignores;
@@ -55,30 +55,35 @@ def fold_block(weights, grid, window_size, shift_size, num_heads):
 
     Args:
         weights: Dictionary from paths within the block (`"attn/qkv/kernel"`) to arrays.
-        grid, window_size, shift_size: Pairs of integers.
+        grid, window_size, shift_size: Pairs of integers; the window divides the grid.
         num_heads: Integer.
+        padded: Boolean. Whether the grid is a padded one, whose zeros come behind the first norm.
 
     Returns:
         Dictionary from weight names of `DeploySwinBlock` to arrays.
     """
-    qkv_kernel = weights["attn/qkv/kernel"]
-    qkv_bias = weights.get("attn/qkv/bias", np.zeros(qkv_kernel.shape[1], "float32"))
-    folded = fold_norm(weights["norm1/gamma"], weights["norm1/beta"], qkv_kernel, qkv_bias)
-    (query, query_bias), (key, _), (value, value_bias) = fold_qkv(*folded, num_heads)
+    kernel, gamma, beta = weights["attn/qkv/kernel"], weights["norm1/gamma"], weights["norm1/beta"]
+    bias = weights.get("attn/qkv/bias", np.zeros(kernel.shape[1], "float32"))
+    if not padded:
+        kernel, bias = fold_norm(gamma, beta, kernel, bias)
+    (query, query_bias), (key, _), (value, value_bias) = fold_qkv(kernel, bias, num_heads)
     projection, projection_bias = weights["attn/proj/kernel"], weights["attn/proj/bias"]
+    offsets = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
+    table = weights.get("attn/relative_position_bias_table", np.zeros((offsets, num_heads), "float32"))
     fc1, fc1_bias = fold_norm(weights["norm2/gamma"], weights["norm2/beta"], weights["mlp/fc1/kernel"], weights["mlp/fc1/bias"])
     return {
         "query": query,
         "query_bias": query_bias,
         "key": key,
         "value": value,
-        "bias_and_mask": fold_bias_and_mask(weights["attn/relative_position_bias_table"], window_size, grid, shift_size),
+        "bias_and_mask": fold_bias_and_mask(table, window_size, grid, shift_size),
         "projection": projection,
         "projection_bias": value_bias @ projection + projection_bias,
         "fc1": fc1,
         "fc1_bias": fc1_bias,
         "fc2": weights["mlp/fc2/kernel"],
         "fc2_bias": weights["mlp/fc2/bias"],
+        **({"norm1_gamma": gamma, "norm1_beta": beta} if padded else {}),
     }
 
 

@@ -6,8 +6,8 @@ with quiet_native():
     import keras  # noqa: F401
 
 from swin_keras import layers, models
-from swin_keras.models import VARIANTS, create_model, list_models
+from swin_keras.models import VARIANTS, create_backbone, create_model, list_models
 from swin_keras.version import __version__
 from swin_keras.weights import load_weights
 
-__all__ = ["VARIANTS", "__version__", "create_model", "layers", "list_models", "load_weights", "models"]
+__all__ = ["VARIANTS", "__version__", "create_backbone", "create_model", "layers", "list_models", "load_weights", "models"]

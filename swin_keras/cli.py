@@ -109,16 +109,22 @@ def _start_tensorflow():
 def _models(arguments):
     import dataclasses
 
-    from swin_keras import VARIANTS
+    import numpy as np
+
+    from swin_keras.models.variants import MODEL_HUB, TIMM, VARIANTS
 
     if arguments.json:
-        print(json.dumps({name: dataclasses.asdict(variant) for name, variant in VARIANTS.items()}))
+        rows = {name: {**dataclasses.asdict(v), "parameters": v.parameters, "flops": v.flops} for name, v in VARIANTS.items()}
+        print(json.dumps(rows))
         return
-    print(f"{'name':32} {'image':>5} {'window':>6} {'parameters':>11} {'top-1':>6}  trained on")
+    print(f"{'name':52} {'image':>5} {'window':>9} {'drop path':>9} {'parameters':>11} {'FLOPs':>7} {'top-1':>5}  trained on")
     for name, variant in VARIANTS.items():
         top1 = "" if variant.top1 is None else f"{variant.top1:.1f}"
-        print(f"{name:32} {variant.image_size:>5} {variant.window_size:>6} {variant.parameters:>11,} {top1:>6}  {variant.data}")
-    print("Parameters with a head for 1000 classes; published top-1 on ImageNet-1K in percent.")
+        window = ",".join(map(str, np.atleast_1d(variant.window_size)))
+        numbers = f"{variant.image_size:>5} {window:>9} {variant.drop_path_rate:>9} {variant.parameters:>11,}"
+        print(f"{name:52} {numbers} {variant.flops / 1e9:>6.2f}G {top1:>5}  {variant.data}")
+    print("Parameters with the head (1,000 classes; 21,841 where the name ends in _22k) and FLOPs (multiply-adds for one picture), counted.")
+    print(f"Top-1 on ImageNet-1K in percent, as published: {MODEL_HUB}; swin_s3: {TIMM}")
 
 
 def _demo(arguments):

@@ -31,9 +31,12 @@ def nano(tmp_path_factory):
 def test_models_prints_the_table(capsys):
     assert main(["models"]) == 0
     out = capsys.readouterr().out
-    assert "swin_tiny_patch4_window7_224" in out and "28,288,354" in out and "81.2" in out
+    line = next(line for line in out.splitlines() if line.startswith("swin_tiny_patch4_window7_224 "))
+    assert line.split() == ["swin_tiny_patch4_window7_224", "224", "7", "0.2", "28,288,354", "4.49G", "81.2", "ImageNet-1K"]
+    assert "7,7,14,7" in out and "https://github.com/microsoft/Swin-Transformer" in out
     assert main(["models", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[NANO]["depths"] == [2, 2]
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[NANO]["depths"] == [2, 2] and rows["swin_tiny_patch4_window7_224"]["flops"] == 4_490_566_656
 
 
 def test_export_takes_labels_and_preprocessing_from_the_workdir(nano, tmp_path, capsys):
@@ -159,7 +162,7 @@ def test_a_failed_verification_exits_1_and_names_recipe_and_number(nano, tmp_pat
         ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["train"], "required: --data, --variant, --workdir"),
-        (["train", "--data", "digits", "--variant", "swin_tinny", "--workdir", "{out}"], "Did you mean one of: swin_tiny_patch4_window7_224"),
+        (["train", "--data", "digits", "--variant", "swin_tinny", "--workdir", "{out}"], "Did you mean one of: swin"),
         (["train", "--data", "cats", "--variant", NANO, "--workdir", "{out}"], "Expected data='digits'"),
         (["train", "--data", "digits", "--variant", NANO, "--workdir", "{out}", "--epochs", "0"], "expected a whole number from 1"),
         (["train", "--data", "digits", "--variant", NANO, "--workdir", "{out}", "--seed", "-1"], "expected a whole number from 0"),

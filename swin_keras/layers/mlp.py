@@ -1,5 +1,7 @@
 import keras
+from keras import ops
 
+from swin_keras.layers.dropout import apply_mask, dropout_mask
 from swin_keras.layers.initializers import linear_initializer
 
 
@@ -11,7 +13,11 @@ class MLP(keras.layers.Layer):
         hidden_dim: Integer. Width between the two layers.
         drop_rate: Float. Dropout after each layer. Defaults to `0.0`.
 
-    Input and output shape: `(..., channels)`.
+    Call arguments:
+        x: Tensor `(..., channels)`.
+        dropout_masks: What `draw_dropout_masks` returned, to be used instead of a draw of the layer's own.
+
+    Output shape: that of `x`.
 
     Reference: section 3.1 of [Liu et al., 2021](https://arxiv.org/abs/2103.14030).
     """
@@ -22,16 +28,26 @@ class MLP(keras.layers.Layer):
         self.drop_rate = drop_rate
         self.fc1 = keras.layers.Dense(hidden_dim, kernel_initializer=linear_initializer(), name="fc1", dtype=self.dtype_policy)
         self.drop = keras.layers.Dropout(drop_rate, name="drop", dtype=self.dtype_policy)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
     def build(self, input_shape):
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         self.fc1.build(input_shape)
         self.fc2 = keras.layers.Dense(input_shape[-1], kernel_initializer=linear_initializer(), name="fc2", dtype=self.dtype_policy)
         self.fc2.build((*input_shape[:-1], self.hidden_dim))
 
-    def call(self, x, training=None):
-        x = keras.ops.gelu(self.fc1(x), approximate=False)
-        x = self.fc2(self.drop(x, training=training))
-        return self.drop(x, training=training)
+    def draw_dropout_masks(self, shape):
+        """Draws the dropout of one call on a tensor of this shape."""
+        if not self.drop_rate:
+            return {}
+        widths = {"hidden": self.hidden_dim, "output": shape[-1]}
+        return {name: dropout_mask(self.drop, (*shape[:-1], width), self.compute_dtype) for name, width in widths.items()}
+
+    def call(self, x, dropout_masks=None, training=None):
+        if dropout_masks is None:
+            dropout_masks = self.draw_dropout_masks(ops.shape(x)) if training else {}
+        x = apply_mask(ops.gelu(self.fc1(x), approximate=False), dropout_masks, "hidden")
+        return apply_mask(self.fc2(x), dropout_masks, "output")
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -1,7 +1,7 @@
 import keras
 
 from swin_keras.layers.initializers import convolution_initializer
-from swin_keras.layers.windows import to_pair
+from swin_keras.layers.windows import pad_to_multiple, padded_size, to_pair
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")
@@ -14,11 +14,12 @@ class PatchEmbedding(keras.layers.Layer):
         patch_norm: Boolean. Whether a layer normalization follows. Defaults to `True`.
         epsilon: Float. Added to the variance when normalizing. Defaults to `1e-5`.
 
-    Input shape: `(batch, height, width, channels)`, height and width multiples of the patch.
-    Output shape: `(batch, height / patch, width / patch, embed_dim)`.
+    Input shape: `(batch, height, width, channels)`, height and width may be `None`. A side that the patch does not divide
+    is padded with zeros at the right or the bottom.
+    Output shape: `(batch, ceil(height / patch), ceil(width / patch), embed_dim)`.
 
     Raises:
-        ValueError: If the patch does not divide the image.
+        ValueError: If the image is smaller than one patch.
 
     Reference: section 3.1 of [Liu et al., 2021](https://arxiv.org/abs/2103.14030).
     """
@@ -30,15 +31,13 @@ class PatchEmbedding(keras.layers.Layer):
         self.patch_norm = patch_norm
         self.epsilon = epsilon
         self._patch = to_pair(patch_size, "patch_size")
+        self.input_spec = keras.layers.InputSpec(ndim=4)
         self.norm = keras.layers.LayerNormalization(epsilon=epsilon, name="norm", dtype=self.dtype_policy) if patch_norm else None
 
     def build(self, input_shape):
+        self._check_size(input_shape)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
         height, width = self._patch
-        if input_shape[1] % height or input_shape[2] % width:
-            raise ValueError(
-                f"The sides of the image must be multiples of the patch. Received: an image of "
-                f"{input_shape[1]}x{input_shape[2]} for patch_size={self.patch_size}. Resize or pad the image."
-            )
         initializer = convolution_initializer(fan_in=height * width * input_shape[3])
         self.proj = keras.layers.Conv2D(
             self.embed_dim,
@@ -55,12 +54,22 @@ class PatchEmbedding(keras.layers.Layer):
             self.norm.build(self.compute_output_shape(input_shape))
 
     def call(self, x):
-        x = self.proj(x)
+        self._check_size(x.shape)
+        x = self.proj(pad_to_multiple(x, self._patch))
         return self.norm(x) if self.norm else x
 
+    def _check_size(self, shape):
+        for side, patch in zip(shape[1:3], self._patch, strict=True):
+            if side is not None and side < patch:
+                raise ValueError(
+                    f"The image must be at least as large as one patch. Received: an image of {shape[1]}x{shape[2]} for "
+                    f"patch_size={self.patch_size}. Use a larger image or a smaller `patch_size`."
+                )
+
     def compute_output_shape(self, input_shape):
-        batch, height, width, _ = input_shape
-        return batch, height // self._patch[0], width // self._patch[1], self.embed_dim
+        batch, *sides, _ = input_shape
+        height, width = (None if side is None else padded_size(side, patch) // patch for side, patch in zip(sides, self._patch, strict=True))
+        return batch, height, width, self.embed_dim
 
     def get_config(self):
         return {

@@ -2,51 +2,77 @@ import keras
 from keras import ops
 
 from swin_keras.layers.initializers import linear_initializer
+from swin_keras.layers.windows import pad_to_multiple, padded_size
 
 
-@keras.saving.register_keras_serializable(package="swin_keras")
-class PatchMerging(keras.layers.Layer):
-    """Merges each 2x2 group of tokens, halving the grid and doubling the channels.
-
-    Args:
-        epsilon: Float. Added to the variance when normalizing. Defaults to `1e-5`.
-
-    Input shape: `(batch, height, width, channels)`, height and width even.
-    Output shape: `(batch, height / 2, width / 2, 2 * channels)`.
-
-    Raises:
-        ValueError: If a side of the grid is odd.
-
-    Reference: section 3.1 of [Liu et al., 2021](https://arxiv.org/abs/2103.14030).
-    """
+class BasePatchMerging(keras.layers.Layer):
+    """What both mergings share. A subclass gives `build` and `call`."""
 
     def __init__(self, epsilon=1e-5, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = epsilon
+        self.input_spec = keras.layers.InputSpec(ndim=4)
         self.norm = keras.layers.LayerNormalization(epsilon=epsilon, name="norm", dtype=self.dtype_policy)
 
     def build(self, input_shape):
-        batch, height, width, channels = input_shape
-        if height % 2 or width % 2:
-            raise ValueError(
-                f"`PatchMerging` needs an even grid of tokens. Received: input_shape={tuple(input_shape)}. "
-                "Choose an image side that is a multiple of patch_size * 2 ** (number of stages - 1)."
-            )
-        merged = (batch, height // 2, width // 2, 4 * channels)
-        self.norm.build(merged)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
+        merged = self.compute_output_shape(input_shape)
         self.reduction = keras.layers.Dense(
-            2 * channels, use_bias=False, kernel_initializer=linear_initializer(), name="reduction", dtype=self.dtype_policy
+            merged[-1], use_bias=False, kernel_initializer=linear_initializer(), name="reduction", dtype=self.dtype_policy
         )
-        self.reduction.build(merged)
+        self.reduction.build((*merged[:-1], 2 * merged[-1]))
 
-    def call(self, x):
+    def _gather(self, x):
+        """Brings each 2x2 group together: `(b, h, w, c)` to `(b, ceil(h / 2), ceil(w / 2), 4 c)`."""
+        x = pad_to_multiple(x, (2, 2))
         # Down, then across: the neighbour order of the released weights.
-        x = ops.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], axis=-1)
-        return self.reduction(self.norm(x))  # (b, h / 2, w / 2, 2 c)
+        return ops.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], axis=-1)
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
-        return batch, height // 2, width // 2, 2 * channels
+        height, width = (None if side is None else padded_size(side, 2) // 2 for side in (height, width))
+        return batch, height, width, 2 * channels
 
     def get_config(self):
         return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="swin_keras")
+class PatchMerging(BasePatchMerging):
+    """Merges each 2x2 group of tokens, halving the grid and doubling the channels. An odd side is padded with zeros.
+
+    Args:
+        epsilon: Float. Added to the variance when normalizing. Defaults to `1e-5`.
+
+    Input shape: `(batch, height, width, channels)`, height and width may be `None`.
+    Output shape: `(batch, ceil(height / 2), ceil(width / 2), 2 * channels)`.
+
+    Reference: section 3.1 of [Liu et al., 2021](https://arxiv.org/abs/2103.14030).
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.norm.build((None, None, None, 4 * input_shape[-1]))
+
+    def call(self, x):
+        return self.reduction(self.norm(self._gather(x)))
+
+
+@keras.saving.register_keras_serializable(package="swin_keras")
+class PatchMergingV2(BasePatchMerging):
+    """`PatchMerging` of Swin V2: the norm follows the reduction.
+
+    Args:
+        epsilon: Float. Added to the variance when normalizing. Defaults to `1e-5`.
+
+    Input and output shape: those of `PatchMerging`.
+
+    Reference: https://github.com/microsoft/Swin-Transformer, models/swin_transformer_v2.py.
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.norm.build((None, None, None, 2 * input_shape[-1]))
+
+    def call(self, x):
+        return self.norm(self.reduction(self._gather(x)))

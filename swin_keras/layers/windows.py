@@ -1,4 +1,6 @@
-"""The geometry of windows: how a grid of tokens is cut, shifted and masked. No weights.
+"""The geometry of windows: how a grid of tokens is padded, cut, shifted and masked. No weights.
+
+A side of a grid is an integer, or where a graph leaves it open, a tensor.
 
 Reference: section 3.2 of [Liu et al., 2021](https://arxiv.org/abs/2103.14030).
 """
@@ -8,6 +10,8 @@ from keras import ops
 
 # Added to the logits of two tokens that the cyclic shift brought into one window; the official value.
 MASKED_LOGIT = -100.0
+
+WINDOW_FITS = ("clamp", "pad")
 
 
 def to_pair(value, name):
@@ -22,30 +26,51 @@ def to_pair(value, name):
     return int(pair[0]), int(pair[1])
 
 
-def fit_window(grid, window_size, shift_size):
-    """Fits a window and its shift to a grid: the rule of the official code, applied to each axis.
+def fit_window(grid, window_size, shift_size, window_fit="clamp"):
+    """Fits a window and its shift to a grid.
 
-    On an axis whose grid is not larger than the window, the window becomes the grid and the shift 0.
+    With `"clamp"`, on an axis whose grid is not larger than the window, the window becomes the grid and the shift 0: on
+    square grids the rule of the official classifiers. With `"pad"` both stay, as in the official detector. Where the
+    window then does not divide the grid, the grid is padded.
 
     Args:
-        grid: Pair of integers. Tokens along height and width.
+        grid: Pair of integers, tokens along height and width; `None` for a side that is not known.
         window_size: Pair of integers.
         shift_size: Pair of integers, each at least 0 and smaller than the window.
+        window_fit: `"clamp"` or `"pad"`.
 
     Returns:
         Two pairs: the window and the shift to use.
 
     Raises:
-        ValueError: If an axis of the grid is larger than the window and not a multiple of it.
+        ValueError: If `window_fit` is neither, or is `"clamp"` and a side is not known.
     """
+    if window_fit not in WINDOW_FITS:
+        raise ValueError(f"`window_fit` must be one of {WINDOW_FITS}. Received: window_fit={window_fit!r}.")
+    if window_fit == "pad":
+        return tuple(window_size), tuple(shift_size)
+    if None in grid:
+        raise ValueError(
+            f"`window_fit='clamp'` fits the window to a known grid of tokens. Received: a grid of {tuple(grid)}. "
+            "Use `window_fit='pad'`, or give height and width in `input_shape`."
+        )
     window = tuple(min(g, w) for g, w in zip(grid, window_size, strict=True))
     shift = tuple(s if g > w else 0 for g, w, s in zip(grid, window_size, shift_size, strict=True))
-    if any(g % w for g, w in zip(grid, window, strict=True)):
-        raise ValueError(
-            f"`window_size` must divide the grid of tokens on each axis, or be at least as large. Received: "
-            f"window_size={tuple(window_size)} for a grid of {tuple(grid)} tokens. Choose another `window_size` or `input_shape`."
-        )
     return window, shift
+
+
+def padded_size(size, multiple):
+    """Returns the smallest multiple that is at least `size`; `None` for `None`."""
+    return None if size is None else -(-size // multiple) * multiple
+
+
+def pad_to_multiple(x, multiple):
+    """Pads `(b, h, w, c)` with zeros at the right and the bottom, until `multiple` divides height and width."""
+    _, height, width, _ = ops.shape(x)
+    down, across = -height % multiple[0], -width % multiple[1]
+    if _known(down, across) and not down and not across:
+        return x
+    return ops.pad(x, ((0, 0), (0, down), (0, across), (0, 0)))
 
 
 def window_partition(x, window_size):
@@ -54,7 +79,7 @@ def window_partition(x, window_size):
     No tensor is above rank 4, which accelerators require; the usual six-axis form gives the same result.
     """
     window_height, window_width = window_size
-    width, channels = x.shape[2], x.shape[3]
+    width, channels = ops.shape(x)[2], x.shape[3]
     x = ops.reshape(x, (-1, window_height, width // window_width, window_width * channels))
     x = ops.transpose(x, (0, 2, 1, 3))
     return ops.reshape(x, (-1, window_height * window_width, channels))
@@ -74,27 +99,31 @@ def shift_mask(grid, window_size, shift_size):
     """Says which tokens of a shifted window were not neighbours before the shift.
 
     Args:
-        grid: Pair of integers. Tokens along height and width.
+        grid: Pair of integers or scalar tensors. Tokens along height and width, padding included.
         window_size: Pair of integers that divide the grid.
         shift_size: Pair of integers.
 
     Returns:
-        float32 array `(windows, tokens, tokens)`: 0 where a token may attend, `MASKED_LOGIT` where not.
-        `None` if nothing is shifted.
+        float32 `(windows, tokens, tokens)`: 0 where a token may attend, `MASKED_LOGIT` where not. An array, or where
+        the grid is not known, a tensor. `None` if nothing is shifted.
 
     Reference: figure 4 of [Liu et al., 2021](https://arxiv.org/abs/2103.14030).
     """
     if not any(shift_size):
         return None
+    xp = np if _known(*grid) else ops
     # On each axis three regions: those that no window edge crosses, those before the shift wraps, and those wrapped.
     axes = []
     for size, window, shift in zip(grid, window_size, shift_size, strict=True):
-        region = np.zeros(size, np.int32)
-        if shift:
-            region[-window:] = 1
-            region[-shift:] = 2
-        axes.append(region.reshape(size // window, window))
+        position = xp.arange(size, dtype="int32")
+        region = xp.where(position >= size - shift, 2, xp.where(position >= size - window, 1, 0)) if shift else position * 0
+        axes.append(xp.reshape(region, (-1, window)))
     rows, columns = axes
     regions = 3 * rows[:, None, :, None] + columns[None, :, None, :]  # (windows down, windows across, tokens down, tokens across)
-    regions = regions.reshape(-1, window_size[0] * window_size[1])
-    return np.where(regions[:, :, None] == regions[:, None, :], 0.0, MASKED_LOGIT).astype("float32")
+    regions = xp.reshape(regions, (-1, window_size[0] * window_size[1]))
+    same = regions[:, :, None] == regions[:, None, :]
+    return xp.where(same, xp.zeros((), "float32"), xp.full((), MASKED_LOGIT, "float32"))
+
+
+def _known(*sizes):
+    return all(isinstance(size, (int, np.integer)) for size in sizes)

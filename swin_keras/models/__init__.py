@@ -1,6 +1,28 @@
 """Functional Swin graphs and the table of their released sizes."""
 
-from swin_keras.models.swin import swin_transformer
-from swin_keras.models.variants import VARIANTS, Variant, create_model, create_model_from_checkpoint, get_variant, list_models
+from swin_keras.models.backbone import SwinBackbone
+from swin_keras.models.simmim import SimMIM, random_mask
+from swin_keras.models.variants import (
+    VARIANTS,
+    Variant,
+    create_backbone,
+    create_model,
+    create_model_from_checkpoint,
+    create_simmim,
+    get_variant,
+    list_models,
+)
 
-__all__ = ["VARIANTS", "Variant", "create_model", "create_model_from_checkpoint", "get_variant", "list_models", "swin_transformer"]
+__all__ = [
+    "VARIANTS",
+    "SimMIM",
+    "SwinBackbone",
+    "Variant",
+    "create_backbone",
+    "create_model",
+    "create_model_from_checkpoint",
+    "create_simmim",
+    "get_variant",
+    "list_models",
+    "random_mask",
+]

@@ -5,59 +5,119 @@ import difflib
 import math
 import re
 
-from swin_keras.models.swin import swin_transformer
+from swin_keras.models.architecture import Architecture
+from swin_keras.models.backbone import SwinBackbone
+from swin_keras.models.classifier import classifier
+from swin_keras.models.complexity import count
+from swin_keras.models.simmim import SimMIM
 from swin_keras.weights import assign_checkpoint, load_into_new_model, read_official_tensors
+
+MODEL_HUB = "https://github.com/microsoft/Swin-Transformer/blob/f82860bfb5225915aca09c3227159ee9e1df874d/MODELHUB.md"
+
+TIMM = "https://github.com/huggingface/pytorch-image-models/blob/main/results/results-imagenet.csv"
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """A released model: what it is made of, and what was published about it.
 
-    `parameters` counts with 1000 classes. `top1` is the published ImageNet-1K accuracy in percent of the
-    checkpoint trained on `data`; `None` where nothing is published.
+    `top1` is the published ImageNet-1K accuracy in percent of the checkpoint trained on `data`, at `source`; `None` where
+    nothing is published. `drop_path_rate` is that of its training configuration.
     """
 
+    family: str
     embed_dim: int
     depths: tuple
     num_heads: tuple
-    window_size: int
+    window_size: int | tuple
     image_size: int
     drop_path_rate: float
-    parameters: int
     data: str
     top1: float | None
+    num_classes: int = 1000
+    pretrained_window_sizes: tuple | None = None
     patch_size: int = 4
+    source: str | None = MODEL_HUB
+
+    @property
+    def parameters(self):
+        """Integer. Number of weights, counted."""
+        return self._count()[0]
+
+    @property
+    def flops(self):
+        """Integer. Multiply-adds for one image of `image_size`, which the papers call FLOPs, counted."""
+        return self._count()[1]
+
+    def _count(self):
+        return count(Architecture(**_arguments(self, {})), (self.image_size, self.image_size, 3), self.num_classes)
 
 
-# Tiny to Large: table 1 of the paper, and configurations and model hub of https://github.com/microsoft/Swin-Transformer.
-# Rows marked 22K were trained on ImageNet-22K, then fine-tuned on ImageNet-1K.
+_T = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
+_S = {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
+_B = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
+_L = {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)}
+_1K, _22K, _BOTH = "ImageNet-1K", "ImageNet-22K", "ImageNet-22K, then 1K"
+
+
+def _row(family):
+    def row(size, window, image, drop_path, data, top1, **kwargs):
+        return Variant(family, **size, window_size=window, image_size=image, drop_path_rate=drop_path, data=data, top1=top1, **kwargs)
+
+    return row
+
+
+_v1, _v2, _mlp = map(_row, ("swin", "swinv2", "swin_mlp"))
+_HEAD_22K = {"num_classes": 21841}
+_FROM_192 = {"pretrained_window_sizes": (12, 12, 12, 6)}
+
+# Names, sizes and drop path rates of the official configurations; accuracies of the model hub.
 # fmt: off
 VARIANTS = {
-    "swin_tiny_patch4_window7_224":   Variant( 96, (2, 2, 6, 2),  (3, 6, 12, 24),  7, 224, 0.2,  28_288_354, "ImageNet-1K", 81.2),
-    "swin_small_patch4_window7_224":  Variant( 96, (2, 2, 18, 2), (3, 6, 12, 24),  7, 224, 0.3,  49_606_258, "ImageNet-1K", 83.2),
-    "swin_base_patch4_window7_224":   Variant(128, (2, 2, 18, 2), (4, 8, 16, 32),  7, 224, 0.5,  87_768_224, "ImageNet-1K", 83.5),
-    "swin_base_patch4_window12_384":  Variant(128, (2, 2, 18, 2), (4, 8, 16, 32), 12, 384, 0.5,  87_903_584, "ImageNet-1K", 84.5),
-    "swin_large_patch4_window7_224":  Variant(192, (2, 2, 18, 2), (6, 12, 24, 48), 7, 224, 0.2, 196_532_476, "ImageNet-22K", 86.3),
-    "swin_large_patch4_window12_384": Variant(192, (2, 2, 18, 2), (6, 12, 24, 48), 12, 384, 0.2, 196_735_516, "ImageNet-22K", 87.3),
+    "swinv2_tiny_patch4_window8_256":      _v2(_T, 8, 256, 0.2, _1K, 81.8),
+    "swinv2_small_patch4_window8_256":     _v2(_S, 8, 256, 0.3, _1K, 83.7),
+    "swinv2_base_patch4_window8_256":      _v2(_B, 8, 256, 0.5, _1K, 84.2),
+    "swinv2_tiny_patch4_window16_256":     _v2(_T, 16, 256, 0.2, _1K, 82.8),
+    "swinv2_small_patch4_window16_256":    _v2(_S, 16, 256, 0.3, _1K, 84.1),
+    "swinv2_base_patch4_window16_256":     _v2(_B, 16, 256, 0.5, _1K, 84.6),
+    "swinv2_base_patch4_window12to16_192to256_22kto1k_ft":  _v2(_B, 16, 256, 0.2, _BOTH, 86.2, **_FROM_192),
+    "swinv2_base_patch4_window12to24_192to384_22kto1k_ft":  _v2(_B, 24, 384, 0.2, _BOTH, 87.1, **_FROM_192),
+    "swinv2_large_patch4_window12to16_192to256_22kto1k_ft": _v2(_L, 16, 256, 0.2, _BOTH, 86.9, **_FROM_192),
+    "swinv2_large_patch4_window12to24_192to384_22kto1k_ft": _v2(_L, 24, 384, 0.2, _BOTH, 87.6, **_FROM_192),
+    "swinv2_base_patch4_window12_192_22k":  _v2(_B, 12, 192, 0.2, _22K, None, **_HEAD_22K),
+    "swinv2_large_patch4_window12_192_22k": _v2(_L, 12, 192, 0.2, _22K, None, **_HEAD_22K),
+    "swin_tiny_patch4_window7_224":        _v1(_T, 7, 224, 0.2, _1K, 81.2),
+    "swin_small_patch4_window7_224":       _v1(_S, 7, 224, 0.3, _1K, 83.2),
+    "swin_base_patch4_window7_224":        _v1(_B, 7, 224, 0.5, _1K, 83.5),
+    "swin_base_patch4_window12_384":       _v1(_B, 12, 384, 0.5, _1K, 84.5),
+    "swin_large_patch4_window7_224":       _v1(_L, 7, 224, 0.2, _BOTH, 86.3),
+    "swin_large_patch4_window12_384":      _v1(_L, 12, 384, 0.2, _BOTH, 87.3),
+    "swin_tiny_c24_patch4_window8_256":    _v1({**_T, "num_heads": (4, 8, 16, 32)}, 8, 256, 0.2, _1K, 81.6),
+    "swin_tiny_patch4_window7_224_22kto1k_finetune":  _v1(_T, 7, 224, 0.1, _BOTH, 80.9),
+    "swin_small_patch4_window7_224_22kto1k_finetune": _v1(_S, 7, 224, 0.2, _BOTH, 83.2),
+    "swin_base_patch4_window7_224_22kto1k_finetune":  _v1(_B, 7, 224, 0.2, _BOTH, 85.2),
+    "swin_base_patch4_window12_384_22kto1k_finetune": _v1(_B, 12, 384, 0.2, _BOTH, 86.4),
+    "swin_tiny_patch4_window7_224_22k":    _v1(_T, 7, 224, 0.1, _22K, None, **_HEAD_22K),
+    "swin_small_patch4_window7_224_22k":   _v1(_S, 7, 224, 0.2, _22K, None, **_HEAD_22K),
+    "swin_base_patch4_window7_224_22k":    _v1(_B, 7, 224, 0.2, _22K, None, **_HEAD_22K),
+    "swin_base_patch4_window12_384_22k":   _v1(_B, 12, 384, 0.2, _22K, None, **_HEAD_22K),
+    "swin_large_patch4_window7_224_22k":   _v1(_L, 7, 224, 0.2, _22K, None, **_HEAD_22K),
+    "swin_large_patch4_window12_384_22k":  _v1(_L, 12, 384, 0.2, _22K, None, **_HEAD_22K),
+    # The windows of S3 (Chen et al., 2021, https://arxiv.org/abs/2111.14725), searched for; timm publishes the weights.
+    "swin_s3_tiny_224":  _v1(_T, (7, 7, 14, 7), 224, 0.1, _1K, 82.1, source=TIMM),
+    "swin_s3_small_224": _v1(_S, (14, 14, 14, 7), 224, 0.1, _1K, 83.8, source=TIMM),
+    "swin_s3_base_224":  _v1({**_T, "depths": (2, 2, 30, 2)}, (7, 7, 14, 7), 224, 0.1, _1K, 83.9, source=TIMM),
+    "swin_mlp_tiny_c24_patch4_window8_256": _mlp({**_T, "num_heads": (4, 8, 16, 32)}, 8, 256, 0.2, _1K, 79.4),
+    "swin_mlp_tiny_c12_patch4_window8_256": _mlp({**_T, "num_heads": (8, 16, 32, 64)}, 8, 256, 0.2, _1K, 79.6),
+    "swin_mlp_tiny_c6_patch4_window8_256":  _mlp({**_T, "num_heads": (16, 32, 64, 128)}, 8, 256, 0.2, _1K, 79.7),
+    "swin_mlp_base_patch4_window7_224":     _mlp(_B, 7, 224, 0.5, _1K, 81.3),
     # Ours, for 32x32 images: small enough to train on a CPU. The first stage shifts, the second is one window.
-    "swin_nano_patch4_window4_32":    Variant( 48, (2, 2),        (3, 6),          4,  32, 0.05,    399_562, "digits", None),
+    "swin_nano_patch4_window4_32":         _v1({"embed_dim": 48, "depths": (2, 2), "num_heads": (3, 6)}, 4, 32, 0.05, "digits", None, source=None),
 }
 # fmt: on
 
-# What `create_model` takes besides its own arguments; each replaces a value of the row.
-OVERRIDES = (
-    "embed_dim",
-    "depths",
-    "num_heads",
-    "window_size",
-    "patch_size",
-    "mlp_ratio",
-    "qkv_bias",
-    "patch_norm",
-    "drop_rate",
-    "attention_drop_rate",
-    "drop_path_rate",
-)
+# What `create_model` and `create_backbone` take besides their own arguments; each replaces a value of the row.
+OVERRIDES = tuple(field.name for field in dataclasses.fields(Architecture) if field.name != "family")
 
 
 def list_models():
@@ -77,17 +137,33 @@ def get_variant(name):
     raise ValueError(f"Unknown variant {name!r}. Did you mean one of: {', '.join(close)}? `swin-keras models` lists all.")
 
 
-def create_model(name, weights=None, input_shape=None, num_classes=1000, classifier_activation=None, **overrides):
+def _arguments(variant, overrides):
+    """Returns the arguments of `Architecture` for a row and what replaces its values."""
+    unknown = sorted(set(overrides) - set(OVERRIDES))
+    if unknown:
+        raise ValueError(f"The overrides are {', '.join(OVERRIDES)}. Received: {', '.join(unknown)}.")
+    arguments = {key: getattr(variant, key) for key in (*OVERRIDES, "family") if hasattr(variant, key)}
+    for key in ("pretrained_window_sizes", "window_size"):
+        value = arguments.get(key)
+        depths = overrides.get("depths")
+        if isinstance(value, tuple) and isinstance(depths, (tuple, list)) and len(value) != len(depths):
+            arguments[key] = None
+    return {**arguments, **overrides}
+
+
+def create_model(name, weights=None, input_shape=None, num_classes=None, classifier_activation=None, **overrides):
     """Builds a Swin classifier by its released name.
 
     Args:
         name: String. A key of `VARIANTS`, such as `"swin_tiny_patch4_window7_224"`.
         weights: `None` for random weights, or the path of a checkpoint that `load_weights` reads. A head of another
             class count stays initial, and a warning says so.
-        input_shape: Height, width and channels. Defaults to the row's image size and 3 channels.
-        num_classes: Integer. Width of the head.
+        input_shape: Height, width and channels. Height and width may be any size that holds a patch, or `None`. Defaults
+            to the row's image size and 3 channels.
+        num_classes: Integer. Width of the head. Defaults to that of the row: 1000, or 21841 where the name ends in `_22k`.
         classifier_activation: Activation of the head. `None` returns logits.
-        **overrides: Any argument of `OVERRIDES`, in place of the row's value.
+        **overrides: Any argument of `Architecture` but `family`, in place of the row's value. `window_fit` defaults to
+            `"clamp"`, or to `"pad"` where height or width is `None`.
 
     Returns:
         A functional `keras.Model` from normalized NHWC images to float32 `(batch, num_classes)`.
@@ -96,20 +172,67 @@ def create_model(name, weights=None, input_shape=None, num_classes=1000, classif
         ValueError: If the name or an override is unknown, an argument does not fit, or the weights do not match.
     """
     variant = get_variant(name)
-    unknown = sorted(set(overrides) - set(OVERRIDES))
-    if unknown:
-        raise ValueError(f"`create_model` takes the overrides {', '.join(OVERRIDES)}. Received: {', '.join(unknown)}.")
-    arguments = {key: getattr(variant, key) for key in OVERRIDES if hasattr(variant, key)}
-    model = swin_transformer(
-        input_shape=(variant.image_size, variant.image_size, 3) if input_shape is None else input_shape,
-        num_classes=num_classes,
-        classifier_activation=classifier_activation,
+    input_shape = (variant.image_size, variant.image_size, 3) if input_shape is None else input_shape
+    if isinstance(input_shape, (tuple, list)) and None in input_shape:
+        overrides = {"window_fit": "pad", **overrides}
+    model = classifier(
+        Architecture(**_arguments(variant, overrides)),
+        input_shape,
+        variant.num_classes if num_classes is None else num_classes,
+        classifier_activation,
         name=name,
-        **{**arguments, **overrides},
     )
     if weights is not None:
         load_into_new_model(model, weights)
     return model
+
+
+def create_backbone(name, weights=None, input_shape=(None, None, 3), out_stages=None, output_norm=True, return_attention=False, **overrides):
+    """Builds the stages of a released Swin as a feature pyramid.
+
+    Args:
+        name: String. A key of `VARIANTS`.
+        weights: `None` for random weights, or the path of a checkpoint that `load_weights` reads. Its head and final norm
+            have no place here; output norms that it lacks stay initial.
+        input_shape: Height, width and channels. Height and width may be `None`.
+        out_stages: Names (`"stage2"`) or numbers from 1 of the stages to return; later ones are not built. `None`: all.
+        output_norm: Boolean. Whether each output has a norm of its own, as in the official detector.
+        return_attention: Boolean. Whether the attention weights of every block are outputs too, under
+            `"layers_0_blocks_0_attention"` and so on: `(batch, windows, num_heads, tokens, tokens)`.
+        **overrides: As in `create_model`. `window_fit` defaults to `"pad"`, as in the official detector.
+
+    Returns:
+        A `SwinBackbone`: a functional `keras.Model` from normalized NHWC images to a dictionary `{"stage1":
+        (batch, ceil(height / 4), ceil(width / 4), embed_dim), ...}`, each later stage half as large and twice as wide.
+
+    Raises:
+        ValueError: If the name or an override is unknown, an argument does not fit, or the weights do not match.
+    """
+    arguments = _arguments(get_variant(name), {"window_fit": "pad", **overrides})
+    backbone = SwinBackbone(input_shape, out_stages, output_norm, return_attention, name=f"{name}_backbone", **arguments)
+    if weights is not None:
+        load_into_new_model(backbone, weights)
+    return backbone
+
+
+def create_simmim(name, input_shape=(192, 192, 3), target_norm_size=None, **overrides):
+    """Builds a released Swin for masked image modelling, to be pre-trained on pictures without labels.
+
+    Args:
+        name: String. A key of `VARIANTS` of V1 or V2.
+        input_shape: Height, width and channels; height and width may be `None`.
+        target_norm_size: Odd integer, 47 for the official V2. `None`: targets are the pictures as they are.
+        **overrides: As in `create_model`. The official runs at 192 pixels have windows of 6 in V1 and 12 in V2.
+
+    Returns:
+        A `SimMIM`. Its layers have the names that those of `create_model` have.
+
+    Raises:
+        ValueError: If the name or an override is unknown, or an argument does not fit.
+    """
+    if isinstance(input_shape, (tuple, list)) and None in input_shape:
+        overrides = {"window_fit": "pad", **overrides}
+    return SimMIM(input_shape, target_norm_size, name=f"{name}_simmim", **_arguments(get_variant(name), overrides))
 
 
 def create_model_from_checkpoint(path):
@@ -132,12 +255,19 @@ def create_model_from_checkpoint(path):
         # A table has (2 * window - 1) ** 2 rows.
         "window_size": next(((math.isqrt(shapes[match[0]][0]) + 1) // 2 for match in blocks), None),
     }
-    name = next((name for name, row in VARIANTS.items() if all(getattr(row, key) == value for key, value in found.items())), None)
-    if name is None:
+    names = [name for name, row in VARIANTS.items() if all(getattr(row, key) == value for key, value in found.items())]
+    if any(name.endswith(".attn.logit_scale") for name in shapes):
+        raise ValueError(
+            f"Expected a checkpoint of Swin V1, whose shapes tell its window. {str(path)!r} is of Swin V2. "
+            "Build the model with `create_model(name, weights=path)`."
+        )
+    if not names:
         described = ", ".join(f"{key}={value}" for key, value in found.items())
         raise ValueError(f"Expected the checkpoint of a released model. {str(path)!r} has {described}, which fits no row of `swin-keras models`.")
     if len(shapes.get("head.bias", ())) != 1:
         raise ValueError(f"Expected a classifier. {str(path)!r} has no head: no tensor head.bias.")
-    model = create_model(name, num_classes=shapes["head.bias"][0])
+    classes = shapes["head.bias"][0]
+    name = next((name for name in names if VARIANTS[name].num_classes == classes), names[0])
+    model = create_model(name, num_classes=classes)
     assign_checkpoint(model, checkpoint, path)
     return model

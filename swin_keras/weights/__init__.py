@@ -20,7 +20,7 @@ class LoadReport:
         source: The dialect that was read.
         loaded: Names assigned to the model.
         resized: Names whose tensor was resized on the way. Empty: no dialect needs it yet.
-        ignored: Names in the file that are known to carry nothing, and a head that was skipped.
+        ignored: Names in the file that are known to carry nothing, a head that was skipped, and what a backbone lacks.
         left_initial: Names of the model that kept their values.
     """
 
@@ -54,9 +54,10 @@ def load_weights(model, path, source="auto", skip_head=False):
     """Loads a published checkpoint into a model, or raises and leaves the model as it was.
 
     Args:
-        model: `keras.Model` from `create_model`.
+        model: `keras.Model` from `create_model` or `create_backbone`.
         path: A `.safetensors` file.
-        source: `"official"`, `"huggingface"` (transformers 4 or 5), or `"auto"` to tell from the tensor names.
+        source: `"official"`, `"timm"`, `"huggingface"` (transformers 4 or 5), `"torchvision"`, or `"auto"` to tell from the
+            tensor names.
         skip_head: Boolean. Whether the head keeps its values.
 
     Returns:
@@ -71,28 +72,17 @@ def load_weights(model, path, source="auto", skip_head=False):
 def assign_checkpoint(model, checkpoint, path, skip_head=False):
     """`load_weights` for what `read_official_tensors` has read from `path` already."""
     dialect, tensors, ignored = checkpoint
-    skip = HEAD if skip_head else ()
-    loaded = assign(model, tensors, source=str(path), skip=skip)
-    return LoadReport(
-        source=dialect,
-        loaded=loaded,
-        resized=[],
-        ignored=ignored + [name for name in skip if name in tensors],
-        left_initial=[name for name in map(_name, model.weights) if name in skip],
-    )
+    loaded, skipped, left_initial = assign(model, tensors, source=str(path), skip=HEAD if skip_head else ())
+    return LoadReport(source=dialect, loaded=loaded, resized=[], ignored=ignored + skipped, left_initial=left_initial)
 
 
 def load_into_new_model(model, path):
     """`load_weights` for a fine-tuning start: a head of another class count stays initial, with a warning."""
     checkpoint = read_official_tensors(path)
     tensors = checkpoint[1]
-    classes = {_name(v): v.shape[0] for v in model.weights}.get("head.bias")
-    found = tensors["head.bias"].size if "head.bias" in tensors else classes
+    classes = {official_name(v.path): v.shape[0] for v in model.weights}.get("head.bias")
+    found = tensors["head.bias"].size if "head.bias" in tensors and classes else classes
     report = assign_checkpoint(model, checkpoint, path, skip_head=found != classes)
     if found != classes:
         warnings.warn(f"{path} has a head for {found} classes; the head for {classes} stays initial.", stacklevel=3)
     return report
-
-
-def _name(variable):
-    return official_name(variable.path)

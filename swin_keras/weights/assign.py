@@ -11,6 +11,11 @@ def official_name(path):
     """Returns the official name of a variable: `layers_0_blocks_1/mlp/fc1/kernel` is `layers.0.blocks.1.mlp.fc1.weight`."""
     *modules, leaf = path.split("/")
     modules[0] = re.sub(r"^layers_(\d+)_(?:blocks_(\d+)|(downsample))$", _stage_name, modules[0])
+    modules = [re.sub(r"^cpb_mlp_(\d)$", r"cpb_mlp.\1", module) for module in modules]
+    if modules in (["absolute_pos_embed"], ["mask_token"]):
+        return modules[0]
+    if modules == ["decoder_0"]:
+        modules = ["decoder.0"]
     return ".".join([*modules, _LEAVES.get(leaf, leaf)])
 
 
@@ -19,8 +24,21 @@ def _stage_name(match):
     return f"layers.{stage}.{downsample or f'blocks.{block}'}"
 
 
-def to_keras(array, path):
-    """Returns an official tensor as Keras stores it: `(out, in)` becomes `(in, out)`, OIHW becomes HWIO."""
+def to_keras(array, path, shape):
+    """Returns an official tensor as Keras stores it in a variable of this path and shape.
+
+    `(out, in)` becomes `(in, out)`, OIHW becomes HWIO, and the position embedding of a row of tokens that of their grid.
+    """
+    if path == "absolute_pos_embed/embedding" and array.shape == (1, shape[1] * shape[2], shape[3]):
+        return array.reshape(shape)
+    if path.endswith("/spatial_mlp/kernel") and array.shape == (shape[0] * shape[1], shape[2], 1):
+        return array.reshape(shape).transpose(0, 2, 1)
+    if path.endswith("/spatial_mlp/bias") and array.shape == (shape[0] * shape[1],):
+        return array.reshape(shape)
+    if path == "mask_token/kernel" and array.shape == (1, *shape):
+        return array.reshape(shape)
+    if path == "decoder_0/kernel" and array.shape == (*shape[::-1], 1, 1):
+        return array.reshape(shape[::-1]).T
     if not path.endswith("/kernel"):
         return array
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
@@ -29,6 +47,9 @@ def to_keras(array, path):
 def assign(model, tensors, source, skip):
     """Assigns `tensors` to the variables of `model`, all or none.
 
+    A model without a head is a backbone: the file's head, norms and later stages that it lacks are ignored, and its own
+    norms of stages that the file lacks stay initial.
+
     Args:
         model: `keras.Model` made of our layers.
         tensors: Dictionary from official names to arrays.
@@ -36,14 +57,18 @@ def assign(model, tensors, source, skip):
         skip: Names that are left as they are, on both sides.
 
     Returns:
-        The names that were assigned.
+        The names that were assigned, those of the file that were ignored, and those of the model that stayed initial.
 
     Raises:
         ValueError: If a variable has no tensor, a tensor has no variable, or shapes differ; the message lists all.
     """
     variables = {official_name(v.path): v for v in model.weights}
-    variables = {name: v for name, v in variables.items() if name not in skip}
-    tensors = {name: array for name, array in tensors.items() if name not in skip}
+    ignored, left_initial = [name for name in tensors if name in skip], [name for name in variables if name in skip]
+    if not any(name.startswith("head.") for name in variables):
+        ignored += [name for name in tensors if name not in variables and _is_beyond(name, variables)]
+        left_initial += [name for name in variables if name not in tensors and re.match(r"norm\d\.", name)]
+    variables = {name: v for name, v in variables.items() if name not in left_initial}
+    tensors = {name: array for name, array in tensors.items() if name not in ignored}
     problems = []
     if missing := sorted(set(variables) - set(tensors)):
         problems.append(f"the model expects {_some(missing)}, which the file lacks")
@@ -51,7 +76,7 @@ def assign(model, tensors, source, skip):
         problems.append(f"the file has {_some(extra)}, which the model lacks")
     values = {}
     for name in sorted(set(variables) & set(tensors)):
-        values[name] = to_keras(tensors[name], variables[name].path)
+        values[name] = to_keras(tensors[name], variables[name].path, tuple(variables[name].shape))
         if values[name].shape != tuple(variables[name].shape):
             problems.append(f"{name} has shape {values[name].shape} where the model expects {tuple(variables[name].shape)}")
         elif values[name].dtype.kind != "f" and values[name].dtype.name != "bfloat16":
@@ -66,7 +91,14 @@ def assign(model, tensors, source, skip):
         raise ValueError(f"{source} does not match the model {model.name!r}: {'; '.join(problems[:6])}. {hint}.")
     for name, value in values.items():
         variables[name].assign(value)
-    return list(values)
+    return list(values), ignored, left_initial
+
+
+def _is_beyond(name, variables):
+    """Whether a tensor belongs behind the stages of a backbone: a norm, the head, a later stage, the way there."""
+    last = max((int(match[1]) for match in map(re.compile(r"layers\.(\d+)\.").match, variables) if match), default=0)
+    stage = re.match(r"layers\.(\d+)\.(downsample\.)?", name)
+    return bool(re.match(r"(head|norm\d*)\.", name)) or (bool(stage) and (int(stage[1]) > last or (bool(stage[2]) and int(stage[1]) == last)))
 
 
 def _some(names, limit=8):

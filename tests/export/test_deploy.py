@@ -9,6 +9,7 @@ import swin_keras
 from swin_keras.layers import MLP, PatchEmbedding, PatchMerging, SwinBlock
 
 NANO = "swin_nano_patch4_window4_32"
+SMALL = {"input_shape": (32, 48, 3), "embed_dim": 12, "depths": (1, 1), "num_heads": (2, 3), "window_size": 4}
 
 
 def nano(**overrides):
@@ -35,6 +36,12 @@ def assert_deploys_equal(model, rng, **kwargs):
         {"qkv_bias": False},
         {"patch_norm": False},
         {"window_size": 9},
+        {"window_size": 3},
+        {"input_shape": (33, 47, 3), "window_size": (3, 5)},
+        {"input_shape": (33, 47, 3), "window_size": (5, 3), "window_fit": "pad"},
+        {"relative_position_bias": False},
+        {"relative_position_bias": False, "absolute_position_embedding": True, "shifted_windows": False},
+        {"gradient_checkpointing": True},
         {"depths": (1, 2, 2), "num_heads": (2, 4, 8), "embed_dim": 24, "input_shape": (64, 32, 3), "window_size": 2},
         {"classifier_activation": "softmax"},
         {"drop_rate": 0.5, "attention_drop_rate": 0.5, "drop_path_rate": 0.5},
@@ -43,6 +50,20 @@ def assert_deploys_equal(model, rng, **kwargs):
 )
 def test_deploy_graph_equals_the_trained_model(overrides, rng):
     assert_deploys_equal(nano(**overrides), rng)
+
+
+def test_deploy_graph_of_a_model_of_unknown_size_equals_it_at_a_given_one(rng):
+    model = nano(input_shape=(None, None, 3), window_size=(3, 5))
+    deploy = to_deploy(model, input_shape=(33, 47, 3))
+    picture = rng.standard_normal((1, 33, 47, 3)).astype("float32")
+    np.testing.assert_allclose(deploy(picture), model(picture), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(32, 64), (33, 47)])
+def test_deploy_graph_of_a_backbone_equals_it(size, rng):
+    backbone = randomize(swin_keras.create_backbone(NANO, input_shape=(*size, 3), window_size=3))
+    deploy = assert_deploys_equal(backbone, rng)
+    assert set(deploy.output) == {"stage1", "stage2"}
 
 
 def test_deploy_graph_of_a_reloaded_model_equals_it(rng, tmp_path):
@@ -157,6 +178,20 @@ def test_to_deploy_refuses_unknown_sizes():
     image = keras.Input((None, 8, 3))
     with pytest.raises(ValueError, match=r"fixed height, width and channels. Received: \(None, 8, 3\)"):
         to_deploy(keras.Model(image, keras.layers.Conv2D(2, 3)(image)))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: swin_keras.create_model("swinv2_tiny_patch4_window8_256", **SMALL), "'layers_0_blocks_0', a `SwinBlockV2`. Build"),
+        (lambda: swin_keras.create_model("swin_mlp_tiny_c24_patch4_window8_256", **SMALL), "'layers_0_blocks_0', a `SwinMLPBlock`"),
+        (lambda: swin_keras.create_backbone(NANO, return_attention=True, **SMALL), "a `SwinBlock` with return_attention"),
+    ],
+    ids=["V2", "MLP", "attention maps"],
+)
+def test_to_deploy_refuses_by_name_what_it_does_not_fold(model, message):
+    with pytest.raises(ValueError, match=message):
+        to_deploy(model())
 
 
 def test_to_deploy_refuses_two_inputs():

@@ -13,9 +13,17 @@ import swin_keras
 REFUSED_BY_ACCELERATORS = {"GATHER", "GATHER_ND", "BROADCAST_TO", "STRIDED_SLICE", "NEG", "PACK", "SHAPE", "SPACE_TO_DEPTH"}
 
 
-@pytest.fixture(scope="module", params=["swin_nano_patch4_window4_32", "swin_tiny_patch4_window7_224"])
+MODELS = {
+    "nano": ("swin_nano_patch4_window4_32", {}),
+    "nano, padded everywhere": ("swin_nano_patch4_window4_32", {"input_shape": (33, 47, 3), "window_size": (3, 5), "window_fit": "pad"}),
+    "tiny": ("swin_tiny_patch4_window7_224", {}),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def exported(request):
-    model = randomize(swin_keras.create_model(request.param), scale=0.05)
+    name, overrides = MODELS[request.param]
+    model = randomize(swin_keras.create_model(name, **overrides), scale=0.05)
     started = time.perf_counter()
     content = tflite.convert(to_deploy(model), ["logits"])
     return model, content, time.perf_counter() - started

@@ -1,8 +1,17 @@
+import keras
 import numpy as np
 import pytest
 
-from swin_keras.layers.relative_position import relative_position_index
-from swin_keras.layers.windows import MASKED_LOGIT, fit_window, shift_mask, to_pair, window_partition, window_reverse
+from swin_keras.layers.relative_position import log_spaced_coordinates, relative_position_index
+from swin_keras.layers.windows import (
+    MASKED_LOGIT,
+    fit_window,
+    pad_to_multiple,
+    shift_mask,
+    to_pair,
+    window_partition,
+    window_reverse,
+)
 
 
 def official_partition(x, window_size):
@@ -73,9 +82,43 @@ def test_fit_window_clamps_and_stops_the_shift_on_each_axis(grid, window, shift,
     assert fit_window(grid, window, shift) == expected
 
 
-def test_fit_window_refuses_a_window_that_does_not_divide_the_grid():
-    with pytest.raises(ValueError, match=r"window_size=\(3, 5\) for a grid of \(9, 12\) tokens\. Choose another"):
-        fit_window((9, 12), (3, 5), (1, 2))
+@pytest.mark.parametrize("grid", [(5, 21), (2, None)])
+def test_fit_window_pads_around_the_same_window_and_shift(grid):
+    assert fit_window(grid, (7, 6), (3, 0), "pad") == ((7, 6), (3, 0))
+
+
+def test_fit_window_refuses_to_clamp_to_an_unknown_grid():
+    with pytest.raises(ValueError, match=r"Received: a grid of \(9, None\)"):
+        fit_window((9, None), (3, 5), (1, 2), "clamp")
+
+
+def test_padding_is_at_the_end_and_as_little_as_possible(rng):
+    x = rng.standard_normal((2, 5, 9, 3)).astype("float32")
+    padded = keras.ops.convert_to_numpy(pad_to_multiple(x, (4, 3)))
+    assert padded.shape == (2, 8, 9, 3)
+    np.testing.assert_array_equal(padded[:, :5], x)
+    assert not padded[:, 5:].any()
+    assert pad_to_multiple(x, (5, 3)) is x
+
+
+@pytest.mark.parametrize("shift", [(2, 1), (0, 1), (2, 0)])
+def test_mask_of_an_unknown_grid_equals_that_of_the_known_one(shift):
+    grid = [keras.ops.convert_to_tensor(side) for side in (8, 9)]
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(shift_mask(grid, (4, 3), shift)), shift_mask((8, 9), (4, 3), shift))
+
+
+def test_log_spaced_coordinates_are_the_official_ones():
+    table = log_spaced_coordinates((2, 3)).reshape(3, 5, 2)
+    # Offsets over the largest, times 8, then sign(x) * log2(1 + |x|) / 3.
+    np.testing.assert_allclose(table[:, 0, 0], [-np.log2(9) / 3, 0, np.log2(9) / 3], rtol=1e-6)
+    np.testing.assert_allclose(table[0, :, 1], np.array([-np.log2(9), -np.log2(5), 0, np.log2(5), np.log2(9)]) / 3, rtol=1e-6)
+    wider = log_spaced_coordinates((2, 3), (3, 5)).reshape(3, 5, 2)
+    np.testing.assert_allclose(wider[2, 4], [np.log2(5) / 3, np.log2(5) / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("pretrained", [None, (1, 1)])
+def test_log_spaced_coordinates_of_one_token_are_zero(pretrained):
+    assert log_spaced_coordinates((1, 1), pretrained).tolist() == [[0.0, 0.0]]
 
 
 @pytest.mark.parametrize("value", [0, -3, 2.0, True, (3,), (3, 4, 5), (3, 0), "7", None])

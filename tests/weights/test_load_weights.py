@@ -132,12 +132,12 @@ def test_a_folder_is_refused(model, tmp_path):
 
 def test_a_checkpoint_of_another_architecture_is_refused(model, tmp_path):
     save_file({"conv1.weight": np.ones((3, 5), "float32")}, tmp_path / "resnet.safetensors")
-    with pytest.raises(ValueError, match="dialects official, huggingface.*conv1.weight"):
+    with pytest.raises(ValueError, match="dialects official, timm, huggingface, torchvision.*conv1.weight"):
         swin_keras.load_weights(model, tmp_path / "resnet.safetensors")
 
 
 def test_an_unknown_source_is_refused(model):
-    with pytest.raises(ValueError, match="'auto' or one of official, huggingface. Received: source='timm3'"):
+    with pytest.raises(ValueError, match="'auto' or one of official, timm, huggingface, torchvision. Received: source='timm3'"):
         swin_keras.load_weights(model, GOLDENS / "official.safetensors", source="timm3")
 
 

@@ -1,0 +1,82 @@
+"""The Swin Transformer as a feature pyramid."""
+
+import dataclasses
+
+import keras
+
+from swin_keras.models.architecture import Architecture, input_image, is_count
+
+
+@keras.saving.register_keras_serializable(package="swin_keras")
+class SwinBackbone(keras.Model):
+    """The stages of a Swin Transformer as named outputs: what `create_backbone` makes.
+
+    Args:
+        input_shape: Height, width and channels; height and width may be `None`.
+        out_stages: Names (`"stage2"`) or numbers from 1 of the stages to return. `None`: all.
+        output_norm: Boolean. Whether each output has a norm of its own, as in the official detector.
+        return_attention: Boolean. Whether the attention weights of every block are outputs too.
+        dtype: Policy of all layers. Defaults to the global one.
+        name: String.
+        **architecture: The arguments of `Architecture`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        input_shape=(None, None, 3),
+        out_stages=None,
+        output_norm=True,
+        return_attention=False,
+        dtype=None,
+        name=None,
+        **architecture,
+    ):
+        specification = Architecture(**architecture)
+        image = input_image(input_shape)
+        stages = _stage_numbers(out_stages, len(specification.depths))
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        features, attention = specification.stages(image, stages[-1], dtype=policy, return_attention=return_attention)
+        outputs = {}
+        for stage in stages:
+            x = features[stage - 1]
+            if output_norm:
+                x = keras.layers.LayerNormalization(epsilon=1e-5, name=f"norm{stage - 1}", dtype=policy)(x)
+            outputs[f"stage{stage}"] = x
+        super().__init__(inputs=image, outputs={**outputs, **attention}, name=name)
+        self._arguments = {
+            "input_shape": image.shape[1:],
+            "out_stages": [f"stage{stage}" for stage in stages],
+            "output_norm": output_norm,
+            "return_attention": return_attention,
+            **dataclasses.asdict(specification),
+        }
+        self._policy = policy
+
+    @property
+    def pyramid_outputs(self):
+        """The stages by the power of two of their stride, `{"P2": ..., "P5": ...}`: what KerasHub's detectors read."""
+        return {f"P{int(name.removeprefix('stage')) + 1}": self.output[name] for name in self._arguments["out_stages"]}
+
+    def get_config(self):
+        return {**self._arguments, "dtype": keras.dtype_policies.serialize(self._policy), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+
+def _stage_numbers(out_stages, count):
+    if out_stages is None:
+        return list(range(1, count + 1))
+    names = {f"stage{stage}": stage for stage in range(1, count + 1)}
+    given = out_stages if isinstance(out_stages, (tuple, list)) else [out_stages]
+    stages = [names.get(stage) if isinstance(stage, str) else int(stage) if is_count(stage) and stage <= count else None for stage in given]
+    if not stages or None in stages or len(set(stages)) != len(stages):
+        raise ValueError(
+            f"`out_stages` must name stages of {', '.join(names)}, each once, or be their numbers from 1 to {count}. "
+            f"Received: out_stages={out_stages!r}."
+        )
+    return sorted(stages)
