@@ -1,4 +1,5 @@
-# `make demo`: the whole line on real data. `make test`: the tests that take minutes at most. `make test-all`: every test.
+# `make demo`: the whole line on real data. `make test`: the tests that take minutes at most. `make test-all`: every test,
+# and those of layers, models and weights on JAX and PyTorch too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: demo install lint test test-all clean
+# Layers, models and weights run on every Keras backend: here each without TensorFlow, in an environment of its own.
+BACKENDS := jax torch
+BACKEND_TESTS := tests/test_conformance.py tests/layers tests/weights tests/models/test_parity.py tests/models/test_backbone.py \
+	tests/models/test_simmim.py tests/models/test_training_models.py
+JAX := jax
+# A CPU build.
+TORCH := torch==2.13.0
+
+.PHONY: demo install lint test test-all test-jax test-torch clean
 
 demo: $(INSTALLED)
 	$(BIN)/swin-keras demo --out demo-out
@@ -22,9 +31,13 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest
+	$(MAKE) $(BACKENDS:%=test-%)
+
+test-jax test-torch: test-%: .venv-%/.installed
+	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest $(BACKEND_TESTS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(BACKENDS:%=.venv-%) build *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'swin-keras needs Python 3.11 or newer: make PYTHON=python3.11 ...')"
@@ -36,4 +49,12 @@ $(INSTALLED): $(VENV)/bin/python setup.py pyproject.toml
 
 $(INSTALLED_TEST): $(INSTALLED)
 	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@
+
+.venv-jax/.installed: BACKEND := $(JAX)
+.venv-torch/.installed: BACKEND := $(TORCH)
+$(BACKENDS:%=.venv-%/.installed): %/.installed: setup.py tests/requirements-backend.txt
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install $(BACKEND) -r tests/requirements-backend.txt
+	$*/bin/python -m pip install --no-deps --editable .
 	touch $@

@@ -11,6 +11,7 @@ FOLDERS = {
     "swin_keras.edge_demo": "edge_demo",
 }
 ROOT = pathlib.Path(__file__).parent
+KERAS_HUB = "keras-hub>=0.32,<0.33"
 
 
 def packages_in(name, folder):
@@ -42,6 +43,12 @@ setup(
         "huggingface_hub>=0.30",
         "numpy>=1.26",
     ],
-    extras_require={"test": ["pytest>=8", "ruff==0.17.6"]},
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "jax": ["jax>=0.6"],
+        "torch": ["torch>=2.6"],
+        "detection": [KERAS_HUB],
+        "test": ["pytest>=8", "ruff==0.17.6", KERAS_HUB],
+    },
     entry_points={"console_scripts": ["swin-keras = swin_keras.cli:main"]},
 )
