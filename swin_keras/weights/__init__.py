@@ -12,7 +12,7 @@ __all__ = ["LoadReport", "assign_checkpoint", "load_into_new_model", "load_weigh
 HEAD = ("head.weight", "head.bias")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LoadReport:
     """What `load_weights` did, in official tensor names.
 
@@ -30,6 +30,10 @@ class LoadReport:
     ignored: list
     left_initial: list
 
+    def __repr__(self):
+        counts = ", ".join(f"{len(names)} {field}" for field, names in list(vars(self).items())[1:])
+        return f"LoadReport({self.source}: {counts})"
+
 
 def read_official_tensors(path, source="auto"):
     """Reads a checkpoint into official names.
@@ -40,7 +44,7 @@ def read_official_tensors(path, source="auto"):
     Raises:
         ValueError: If the file cannot be read or is in no known dialect.
     """
-    if source != "auto" and source not in DIALECTS:
+    if not isinstance(source, str) or (source != "auto" and source not in DIALECTS):
         raise ValueError(f"`source` must be 'auto' or one of {', '.join(DIALECTS)}. Received: source={source!r}.")
     tensors = read_tensors(path)
     try:
@@ -71,6 +75,8 @@ def load_weights(model, path, source="auto", skip_head=False):
 
 def assign_checkpoint(model, checkpoint, path, skip_head=False):
     """`load_weights` for what `read_official_tensors` has read from `path` already."""
+    if not hasattr(model, "weights"):
+        raise ValueError(f"Expected a `keras.Model`. Received: {model!r}. Build it with `create_model` or `create_backbone`.")
     dialect, tensors, ignored = checkpoint
     loaded, skipped, left_initial = assign(model, tensors, source=str(path), skip=HEAD if skip_head else ())
     return LoadReport(source=dialect, loaded=loaded, resized=[], ignored=ignored + skipped, left_initial=left_initial)

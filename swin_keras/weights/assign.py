@@ -29,8 +29,10 @@ def to_keras(array, path, shape):
 
     `(out, in)` becomes `(in, out)`, OIHW becomes HWIO, and the position embedding of a row of tokens that of their grid.
     """
-    if path == "absolute_pos_embed/embedding" and array.shape == (1, shape[1] * shape[2], shape[3]):
-        return array.reshape(shape)
+    if path == "absolute_pos_embed/embedding":
+        if array.ndim == 4:  # of the official detector: channels first
+            return array.transpose(0, 2, 3, 1)
+        return array.reshape(shape) if array.shape == (1, shape[1] * shape[2], shape[3]) else array
     if path.endswith("/spatial_mlp/kernel") and array.shape == (shape[0] * shape[1], shape[2], 1):
         return array.reshape(shape).transpose(0, 2, 1)
     if path.endswith("/spatial_mlp/bias") and array.shape == (shape[0] * shape[1],):
@@ -63,6 +65,8 @@ def assign(model, tensors, source, skip):
         ValueError: If a variable has no tensor, a tensor has no variable, or shapes differ; the message lists all.
     """
     variables = {official_name(v.path): v for v in model.weights}
+    if len(variables) < len(model.weights):
+        raise ValueError(f"The model {model.name!r} holds two layers of one name, as two Swins in one model do. Load each by itself.")
     ignored, left_initial = [name for name in tensors if name in skip], [name for name in variables if name in skip]
     if not any(name.startswith("head.") for name in variables):
         ignored += [name for name in tensors if name not in variables and _is_beyond(name, variables)]
@@ -84,10 +88,15 @@ def assign(model, tensors, source, skip):
         else:
             with np.errstate(over="ignore"):
                 values[name] = values[name].astype("float32")
-            if not np.all(np.isfinite(values[name])):
-                problems.append(f"{name} holds values that are not finite in float32")
+                # A variable may hold less.
+                narrow = "float16" if variables[name].dtype == "float16" else "float32"
+                finite = np.all(np.isfinite(values[name].astype(narrow)))
+            if not finite:
+                problems.append(f"{name} holds values that are not finite in {narrow}")
     if problems:
         hint = "Build the variant that the checkpoint was made for, with its `num_classes` and `window_size`"
+        if "relative_position_bias_table has shape" in "; ".join(problems[:6]):
+            hint += "; `input_shape` and `window_fit` decide too how large a window and its bias table are"
         raise ValueError(f"{source} does not match the model {model.name!r}: {'; '.join(problems[:6])}. {hint}.")
     for name, value in values.items():
         variables[name].assign(value)

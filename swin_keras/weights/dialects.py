@@ -15,7 +15,7 @@ _BUFFERS = re.compile(r"(^|\.)(relative_position_index|relative_coords_table|att
 def official(tensors):
     """The names of microsoft/Swin-Transformer, and so of our own variables."""
     if "encoder.mask_token" in tensors:  # SimMIM
-        tensors = {name.removeprefix("encoder."): array for name, array in tensors.items()}
+        tensors = _rename(tensors, [(r"^encoder\.", "")])
     buffers = [name for name in tensors if _BUFFERS.search(name)]
     return {name: array for name, array in tensors.items() if name not in buffers}, buffers
 

@@ -16,7 +16,11 @@ def read_tensors(path):
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"Expected the path of a checkpoint file. Received: {path!r}.")
     path = pathlib.Path(path)
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise ValueError(f"Expected a checkpoint file. Received: {str(path)[:80]!r}, which is no path ({error.strerror}).") from error
+    if not found:
         raise ValueError(f"Expected a checkpoint file. Received: {str(path)!r}, which {'is a folder' if path.is_dir() else 'does not exist'}.")
     if path.suffix != ".safetensors":
         raise ValueError(f"Expected a checkpoint in a .safetensors file. Received: {str(path)!r}. Save the weights as safetensors first.")

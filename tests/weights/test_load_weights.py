@@ -1,15 +1,20 @@
+import keras
 import numpy as np
 import pytest
 from conftest import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 import swin_keras
+from swin_keras.weights.assign import official_name
 
 DIALECTS = {"official": "official", "huggingface_v4": "huggingface", "huggingface_v5": "huggingface"}
 
 
+GOLDEN_SIZES = {"embed_dim": 12, "depths": (2, 3, 1), "num_heads": (2, 3, 6), "window_size": 3}
+
+
 def golden_model(**overrides):
-    arguments = {"embed_dim": 12, "depths": (2, 3, 1), "num_heads": (2, 3, 6), "window_size": 3, "num_classes": 7, **overrides}
+    arguments = {**GOLDEN_SIZES, "num_classes": 7, **overrides}
     return swin_keras.create_model("swin_tiny_patch4_window7_224", input_shape=(48, 96, 3), **arguments)
 
 
@@ -43,6 +48,7 @@ def test_report_accounts_for_every_tensor_on_both_sides(model):
     assert all(name.endswith(("relative_position_index", "attn_mask")) for name in report.ignored) and report.ignored
     assert len(report.loaded) == len(model.weights)
     assert report.left_initial == report.resized == []
+    assert repr(report) == f"LoadReport(official: {len(report.loaded)} loaded, 0 resized, {len(report.ignored)} ignored, 0 left_initial)"
 
 
 def test_missing_and_extra_tensors_are_all_named_and_nothing_is_assigned(model, tmp_path):
@@ -66,7 +72,9 @@ def test_half_of_a_split_query_key_value_is_an_error(model, tmp_path):
 
 
 def test_another_shape_is_an_error_that_gives_both(tmp_path):
-    with pytest.raises(ValueError, match=r"relative_position_bias_table has shape \(25, 2\) where the model expects \(121, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"relative_position_bias_table has shape \(25, 2\) where the model expects \(121, 2\).*`window_fit` decide too"
+    ):
         swin_keras.load_weights(golden_model(window_size=6), GOLDENS / "official.safetensors")
 
 
@@ -139,6 +147,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, tmp_path):
 def test_an_unknown_source_is_refused(model):
     with pytest.raises(ValueError, match="'auto' or one of official, timm, huggingface, torchvision. Received: source='timm3'"):
         swin_keras.load_weights(model, GOLDENS / "official.safetensors", source="timm3")
+    with pytest.raises(ValueError, match=r"Received: source=\['official'\]"):
+        swin_keras.load_weights(model, GOLDENS / "official.safetensors", source=["official"])
 
 
 @pytest.mark.parametrize(
@@ -170,3 +180,64 @@ def test_a_query_of_another_width_is_named(model, tmp_path):
 
     with pytest.raises(ValueError, match=r"layers.0.blocks.0.attn.q.weight"):
         swin_keras.load_weights(model, rewrite(tmp_path, change, "huggingface_v4"))
+
+
+@pytest.mark.parametrize("layout", ["classifier", "detector"])
+def test_position_embeddings_of_classifiers_and_detectors_load_in_their_own_layouts(layout, tmp_path, rng):
+    # As many rows and columns as channels: shapes alone do not tell the layouts apart.
+    sizes = {"embed_dim": 6, "depths": (1,), "num_heads": (2,), "window_size": 3, "input_shape": (24, 24, 3), "absolute_position_embedding": True}
+    model = swin_keras.create_model("swin_tiny_patch4_window7_224", num_classes=7, **sizes)
+    embedding = rng.standard_normal((1, 6, 6, 6)).astype("float32")  # rows, columns, channels
+    tensors = {
+        official_name(v.path): rng.standard_normal(v.shape[::-1] if v.path.endswith("kernel") else v.shape).astype("float32") for v in model.weights
+    }
+    tensors["patch_embed.proj.weight"] = rng.standard_normal((6, 3, 4, 4)).astype("float32")
+    stored = embedding.reshape(1, 36, 6) if layout == "classifier" else embedding.transpose(0, 3, 1, 2)
+    save_file({**tensors, "absolute_pos_embed": np.ascontiguousarray(stored)}, tmp_path / "weights.safetensors")
+    swin_keras.load_weights(model, tmp_path / "weights.safetensors")
+    np.testing.assert_array_equal(model.get_layer("absolute_pos_embed").get_weights()[0], embedding)
+
+
+def test_two_swins_in_one_model_are_refused_and_neither_changes():
+    backbones = [swin_keras.models.SwinBackbone((48, 96, 3), name=name, **GOLDEN_SIZES, window_fit="clamp") for name in ("a", "b")]
+    image = keras.Input((48, 96, 3))
+    both = keras.Model(image, [backbone(image)["stage3"] for backbone in backbones])
+    before = both.get_weights()
+    with pytest.raises(ValueError, match="holds two layers of one name"):
+        swin_keras.load_weights(both, GOLDENS / "official.safetensors")
+    for old, new in zip(before, both.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_values_that_a_half_precision_model_cannot_hold_are_refused(tmp_path):
+    keras.config.set_dtype_policy("float16")
+    try:
+        half = golden_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+    def change(tensors):
+        tensors["norm.weight"] = tensors["norm.weight"] * np.float32(1e6)
+
+    with pytest.raises(ValueError, match="norm.weight holds values that are not finite in float16"):
+        swin_keras.load_weights(half, rewrite(tmp_path, change))
+
+
+def test_a_name_with_and_without_the_prefix_of_simmim_is_refused(tmp_path):
+    def change(tensors):
+        tensors["patch_embed.proj.weight"] = tensors["encoder.patch_embed.proj.weight"] + 1
+
+    simmim = swin_keras.models.create_simmim("swin_tiny_patch4_window7_224", input_shape=(48, 48, 3), **GOLDEN_SIZES)
+    with pytest.raises(ValueError, match="two tensors of the file are patch_embed.proj.weight"):
+        swin_keras.load_weights(simmim, rewrite(tmp_path, change, "official_simmim"))
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "model"])
+def test_what_is_no_model_is_refused(wrong):
+    with pytest.raises(ValueError, match="Expected a `keras.Model`. Received: "):
+        swin_keras.load_weights(wrong, GOLDENS / "official.safetensors")
+
+
+def test_a_path_too_long_for_the_system_is_refused(model):
+    with pytest.raises(ValueError, match="Expected a checkpoint file"):
+        swin_keras.load_weights(model, "x" * 5000)
