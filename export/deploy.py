@@ -10,6 +10,7 @@ from swin_keras.export.deploy_layers import (
 )
 
 from swin_keras.layers import PatchEmbedding, PatchMerging, PatchMergingV2, SwinBlock, SwinBlockV2, SwinMLPBlock
+from swin_keras.layers.checks import is_count
 from swin_keras.layers.windows import to_pair
 from swin_keras.models import SwinBackbone
 
@@ -47,7 +48,12 @@ def to_deploy(model, input_shape=None, layout="portable"):
     shape = inputs[0].shape[1:] if input_shape is None else input_shape
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     if len(shape) != 3 or None in shape:
-        raise ValueError(f"A deploy graph has a fixed height, width and channels. Received: {shape}. Pass `input_shape=(height, width, channels)`.")
+        raise ValueError(
+            f"A deploy graph has a fixed height, width and channels. Received: {shape}. "
+            "Build the model at the size that you ship, with `window_fit='pad'`, and give it these weights."
+        )
+    if not all(is_count(side) for side in shape) or inputs[0].shape[-1] not in (None, shape[-1]):
+        raise ValueError(f"`input_shape` must be a height, a width and the model's {inputs[0].shape[-1]} channels. Received: {shape}.")
 
     heads = _heads_behind_norms(model)  # {norm: dense layer that it is folded into}
 

@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from swin_keras.layers.checks import is_count, is_number
 from swin_keras.layers.dropout import apply_mask, dropout_mask
 from swin_keras.layers.mlp import MLP
 from swin_keras.layers.windows import fit_window, padded_size, to_pair
@@ -29,6 +30,10 @@ class BaseSwinBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if not is_count(num_heads):
+            raise ValueError(f"`num_heads` must be a positive integer. Received: num_heads={num_heads!r}.")
+        if not is_number(mlp_ratio) or mlp_ratio <= 0:
+            raise ValueError(f"`mlp_ratio` must be a positive number. Received: mlp_ratio={mlp_ratio!r}.")
         self.num_heads = num_heads
         self.window_size = window_size
         self.shifted = shifted

@@ -1,4 +1,5 @@
 import keras
+from keras import ops
 
 from swin_keras.layers.initializers import convolution_initializer
 from swin_keras.layers.windows import pad_to_multiple, padded_size, to_pair
@@ -15,7 +16,7 @@ class PatchEmbedding(keras.layers.Layer):
         epsilon: Float. Added to the variance when normalizing. Defaults to `1e-5`.
 
     Input shape: `(batch, height, width, channels)`, height and width may be `None`. A side that the patch does not divide
-    is padded with zeros at the right or the bottom.
+    is padded with zeros at the right or the bottom; so is, where a graph knows no size, an image smaller than one patch.
     Output shape: `(batch, ceil(height / patch), ceil(width / patch), embed_dim)`.
 
     Raises:
@@ -55,6 +56,9 @@ class PatchEmbedding(keras.layers.Layer):
 
     def call(self, x):
         self._check_size(x.shape)
+        if x.shape[-1] is None:
+            # Keras forgets the channels where `predict` has seen several sizes; a convolution of TensorFlow then takes any multiple.
+            x = ops.reshape(x, (*ops.shape(x)[:3], self.input_spec.axes[-1]))
         x = self.proj(pad_to_multiple(x, self._patch))
         return self.norm(x) if self.norm else x
 

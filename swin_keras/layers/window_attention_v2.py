@@ -8,8 +8,8 @@ from swin_keras.layers.initializers import linear_initializer
 from swin_keras.layers.relative_position import log_spaced_coordinates
 from swin_keras.layers.windows import to_pair
 
-# Below this length a query or key counts as zero, which padding is. The official 1e-12 has a gradient of 1e12 there.
-_SHORTEST = 1e-6
+# Up to this length, the official one, a query or key counts as zero, which the keys of padding are.
+_SHORTEST = 1e-12
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")
@@ -75,7 +75,10 @@ class WindowAttentionV2(BaseWindowAttention):
 
     def _normalize(self, x):
         x = ops.cast(x, self.softmax_dtype)
-        return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), _SHORTEST**2))
+        square = ops.sum(ops.square(x), axis=-1, keepdims=True)
+        # At zero the gradient is taken as zero; that of the official division is 1e12, which half precision does not hold.
+        scale = ops.where(square > _SHORTEST**2, ops.rsqrt(ops.maximum(square, _SHORTEST**2)), 0.0)
+        return x * scale
 
     def _position_bias_table(self):
         return 16 * ops.sigmoid(self.cpb_mlp_2(self.cpb_mlp_0(self._coordinates)))

@@ -43,10 +43,12 @@ def fit_window(grid, window_size, shift_size, window_fit="clamp"):
         Two pairs: the window and the shift to use.
 
     Raises:
-        ValueError: If `window_fit` is neither, or is `"clamp"` and a side is not known.
+        ValueError: If `window_fit` is neither, or is `"clamp"` and a side is not known, or there is no token.
     """
     if window_fit not in WINDOW_FITS:
         raise ValueError(f"`window_fit` must be one of {WINDOW_FITS}. Received: window_fit={window_fit!r}.")
+    if 0 in grid:
+        raise ValueError(f"Expected a grid of at least one token. Received: a grid of {tuple(grid)}.")
     if window_fit == "pad":
         return tuple(window_size), tuple(shift_size)
     if None in grid:

@@ -14,8 +14,12 @@ from swin_keras.layers import (
     SwinBlockV2,
     SwinMLPBlock,
 )
+from swin_keras.layers.checks import is_count, is_number
 from swin_keras.layers.initializers import linear_initializer
 from swin_keras.layers.windows import WINDOW_FITS, to_pair
+
+# Beyond it no memory holds a layer's weights.
+_WIDEST = 2**20
 
 # Blocks and patch merging of each family.
 _LAYERS = {
@@ -33,7 +37,8 @@ class Architecture:
         embed_dim: Integer. Channels of the first stage; each later stage doubles them.
         depths: Integers. Blocks in each stage; every second one shifts its windows.
         num_heads: Integers. Attention heads in each stage.
-        window_size: Integer or pair of integers, in tokens; where there are more than two stages, also one for each.
+        window_size: Integer or pair of integers, in tokens; or a tuple with one of these for each stage (two integers are a
+            pair).
         patch_size: Integer or pair of integers. In pixels.
         mlp_ratio: Float. Hidden width of each MLP over its channels.
         qkv_bias: Boolean. Whether query, key and value have a bias; in V2 the key never has.
@@ -76,11 +81,15 @@ class Architecture:
     family: str = "swin"
 
     def __post_init__(self):
+        if self.family not in _LAYERS:
+            raise ValueError(f"`family` must be one of {', '.join(_LAYERS)}. Received: family={self.family!r}.")
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         if not is_count(self.embed_dim):
             raise ValueError(f"`embed_dim` must be a positive integer. Received: embed_dim={self.embed_dim!r}.")
         for name in ("depths", "num_heads"):
             value = getattr(self, name)
-            if not isinstance(value, (tuple, list)) or not value or not all(is_count(v) for v in value):
+            if not isinstance(value, tuple) or not value or not all(is_count(v) for v in value):
                 raise ValueError(f"`{name}` must be a tuple of positive integers, one a stage. Received: {name}={value!r}.")
         if len(self.depths) != len(self.num_heads):
             raise ValueError(f"`depths` and `num_heads` must have one entry a stage. Received: depths={self.depths}, num_heads={self.num_heads}.")
@@ -93,48 +102,54 @@ class Architecture:
         for stage in range(len(self.depths)):
             self.window(stage)
         to_pair(self.patch_size, "patch_size")
-        if not _is_number(self.mlp_ratio) or not 1 <= self.embed_dim * self.mlp_ratio < 2**31:
+        if not is_number(self.mlp_ratio) or self.embed_dim * self.mlp_ratio < 1:
             raise ValueError(f"`mlp_ratio` must be a positive number that leaves a width. Received: mlp_ratio={self.mlp_ratio!r}.")
+        widest = self.channels(len(self.depths) - 1) * max(self.mlp_ratio, 3)
+        if widest > _WIDEST:
+            raise ValueError(
+                f"A layer must be no wider than {_WIDEST:,}. Received: {widest:,.0f} in the last stage, from embed_dim={self.embed_dim}, "
+                f"{len(self.depths)} stages and mlp_ratio={self.mlp_ratio}. Choose less."
+            )
         for name in ("drop_rate", "attention_drop_rate", "drop_path_rate"):
             rate = getattr(self, name)
-            if not _is_number(rate) or not 0 <= rate < 1:
+            if not is_number(rate) or not 0 <= rate < 1:
                 raise ValueError(f"`{name}` must be a number at least 0 and less than 1. Received: {name}={rate!r}.")
         for field in dataclasses.fields(self):
-            if field.type is bool and not isinstance(getattr(self, field.name), (bool, np.bool_)):
+            if field.type is bool and not isinstance(getattr(self, field.name), bool):
                 raise ValueError(f"`{field.name}` must be True or False. Received: {field.name}={getattr(self, field.name)!r}.")
         if self.window_fit not in WINDOW_FITS:
             raise ValueError(f"`window_fit` must be one of {WINDOW_FITS}. Received: window_fit={self.window_fit!r}.")
         if self.pretrained_window_sizes is not None:
             self._check_pretrained_window_sizes()
-        if self.family == "swin_mlp" and not (self.qkv_bias and self.relative_position_bias and not self.attention_drop_rate):
-            raise ValueError(
-                "Swin-MLP has no attention. Received: "
-                f"qkv_bias={self.qkv_bias}, relative_position_bias={self.relative_position_bias}, "
-                f"attention_drop_rate={self.attention_drop_rate}. Leave them at their defaults."
-            )
+        if self.family == "swin_mlp":
+            for name, default in [("qkv_bias", True), ("relative_position_bias", True), ("attention_drop_rate", 0.0)]:
+                if getattr(self, name) != default:
+                    raise ValueError(f"Swin-MLP has no attention. Received: {name}={getattr(self, name)}. Leave it at {default}.")
 
     def _check_pretrained_window_sizes(self):
         sizes = self.pretrained_window_sizes
         if self.family != "swinv2":
-            raise ValueError(f"`pretrained_window_sizes` belongs to Swin V2: the bias of V1 is a table. Received: pretrained_window_sizes={sizes!r}.")
-        if not isinstance(sizes, (tuple, list)) or len(sizes) != len(self.depths):
+            raise ValueError(f"`pretrained_window_sizes` belongs to Swin V2, which computes its bias. Received: pretrained_window_sizes={sizes!r}.")
+        if not isinstance(sizes, tuple) or len(sizes) != len(self.depths):
             raise ValueError(
                 f"`pretrained_window_sizes` must have one entry for each of the {len(self.depths)} stages. "
                 f"Received: pretrained_window_sizes={sizes!r}."
             )
         for size in sizes:
             # The official configurations write 0 for none.
-            if size is not None and size != 0:
-                to_pair(size, "pretrained_window_sizes")
+            if size is None or (size == 0 and not isinstance(size, bool)):
+                continue
+            to_pair(size, "pretrained_window_sizes")
 
     def channels(self, stage):
         """Returns the width of a stage, counted from 0."""
-        return int(self.embed_dim) * 2**stage
+        return self.embed_dim * 2**stage
 
     def window(self, stage):
         """Returns the window of a stage, counted from 0, as (height, width)."""
         size = self.window_size
-        if len(self.depths) > 2 and isinstance(size, (tuple, list)) and len(size) == len(self.depths):
+        # Two integers are a pair, also where there are two stages.
+        if isinstance(size, tuple) and len(size) == len(self.depths) and (len(size) != 2 or any(isinstance(side, tuple) for side in size)):
             size = size[stage]
         return to_pair(size, "window_size")
 
@@ -146,9 +161,14 @@ class Architecture:
 
         Returns:
             A list of the stages' outputs, each before patch merging, and `{block name: attention weights}`.
+
+        Raises:
+            ValueError: If attention is asked of Swin-MLP.
         """
+        if return_attention and self.family == "swin_mlp":
+            raise ValueError("Swin-MLP has no attention. Received: return_attention=True. Leave it off.")
         block_class, merging_class = _LAYERS[self.family]
-        x = PatchEmbedding(int(self.embed_dim), self.patch_size, bool(self.patch_norm), name="patch_embed", dtype=dtype)(image)
+        x = PatchEmbedding(self.embed_dim, self.patch_size, self.patch_norm, name="patch_embed", dtype=dtype)(image)
         if mask is not None:
             hidden = keras.ops.cast(keras.ops.expand_dims(mask, -1), x.dtype)
             token = keras.layers.Dense(self.channels(0), use_bias=False, kernel_initializer=linear_initializer(), name="mask_token", dtype=dtype)
@@ -164,9 +184,9 @@ class Architecture:
             own = {}
             if self.family != "swin_mlp":
                 own.update(
-                    qkv_bias=bool(self.qkv_bias),
+                    qkv_bias=self.qkv_bias,
                     attention_drop_rate=self.attention_drop_rate,
-                    relative_position_bias=bool(self.relative_position_bias),
+                    relative_position_bias=self.relative_position_bias,
                     return_attention=return_attention,
                 )
             if self.pretrained_window_sizes is not None:
@@ -174,19 +194,19 @@ class Architecture:
             for block in range(depth):
                 name = f"layers_{stage}_blocks_{block}"
                 x = block_class(
-                    int(self.num_heads[stage]),
+                    self.num_heads[stage],
                     self.window(stage),
-                    shifted=bool(self.shifted_windows and block % 2 == 1),
+                    shifted=self.shifted_windows and block % 2 == 1,
                     mlp_ratio=self.mlp_ratio,
                     drop_rate=self.drop_rate,
                     drop_path_rate=next(drop_path_rates),
                     window_fit=self.window_fit,
-                    gradient_checkpointing=bool(self.gradient_checkpointing),
+                    gradient_checkpointing=self.gradient_checkpointing,
                     name=name,
                     dtype=dtype,
                     **own,
                 )(x)
-                if return_attention and self.family != "swin_mlp":
+                if return_attention:
                     x, attention[f"{name}_attention"] = x
             outputs.append(x)
         return outputs, attention
@@ -207,10 +227,10 @@ def input_image(input_shape):
     return keras.Input(tuple(None if side is None else int(side) for side in input_shape), name="image")
 
 
-def _is_number(value):
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
-def is_count(value):
-    """Whether the value is a positive integer of a sensible size."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 < value < 2**31
+def _plain(value):
+    """Returns a value in Python's own types, which a configuration can be saved in."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value

@@ -4,7 +4,9 @@ import dataclasses
 
 import keras
 
-from swin_keras.models.architecture import Architecture, input_image, is_count
+from swin_keras.layers.checks import is_count
+from swin_keras.layers.windows import to_pair
+from swin_keras.models.architecture import Architecture, input_image
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")
@@ -34,6 +36,9 @@ class SwinBackbone(keras.Model):
         name=None,
         **architecture,
     ):
+        for argument, value in [("output_norm", output_norm), ("return_attention", return_attention)]:
+            if not isinstance(value, bool):
+                raise ValueError(f"`{argument}` must be True or False. Received: {argument}={value!r}.")
         specification = Architecture(**architecture)
         image = input_image(input_shape)
         stages = _stage_numbers(out_stages, len(specification.depths))
@@ -57,8 +62,19 @@ class SwinBackbone(keras.Model):
 
     @property
     def pyramid_outputs(self):
-        """The stages by the power of two of their stride, `{"P2": ..., "P5": ...}`: what KerasHub's detectors read."""
-        return {f"P{int(name.removeprefix('stage')) + 1}": self.output[name] for name in self._arguments["out_stages"]}
+        """The stages by the power of two of their stride, `{"P2": ..., "P5": ...}`: what KerasHub's detectors read.
+
+        Raises:
+            ValueError: If the patch is no square whose side is a power of two.
+        """
+        height, width = to_pair(self._arguments["patch_size"], "patch_size")
+        if height != width or height & (height - 1):
+            raise ValueError(
+                "The levels of a pyramid are powers of two. Received: a model of patch_size="
+                f"{self._arguments['patch_size']}. Use its outputs by the names of the stages."
+            )
+        first = height.bit_length() - 2  # of stage 1, less 1
+        return {f"P{first + int(name.removeprefix('stage'))}": self.output[name] for name in self._arguments["out_stages"]}
 
     def get_config(self):
         return {**self._arguments, "dtype": keras.dtype_policies.serialize(self._policy), "name": self.name}

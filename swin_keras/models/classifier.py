@@ -2,8 +2,9 @@
 
 import keras
 
+from swin_keras.layers.checks import is_count
 from swin_keras.layers.initializers import linear_initializer
-from swin_keras.models.architecture import input_image, is_count
+from swin_keras.models.architecture import input_image
 
 
 def classifier(architecture, input_shape, num_classes, classifier_activation=None, name=None):

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from swin_keras.layers import PixelShuffle
+from swin_keras.layers.checks import is_count, is_number
 from swin_keras.layers.initializers import convolution_initializer
 from swin_keras.layers.windows import to_pair
 from swin_keras.models.architecture import Architecture, input_image
@@ -32,6 +33,7 @@ class SimMIM(keras.Model):
         input_shape: Height, width and channels; height and width may be `None`.
         target_norm_size: Odd integer. Side of the neighbourhood by whose mean and deviation each pixel of the target is
             normalized, 47 for the official V2; `None` to take the picture as it is.
+        dtype: Policy of all layers but the decoder. Defaults to the global one.
         name: String.
         **architecture: The arguments of `Architecture`.
 
@@ -39,16 +41,17 @@ class SimMIM(keras.Model):
         ValueError: If an argument is out of its range.
     """
 
-    def __init__(self, input_shape=(192, 192, 3), target_norm_size=None, name=None, **architecture):
-        if target_norm_size is not None and not (isinstance(target_norm_size, int) and target_norm_size > 1 and target_norm_size % 2):
+    def __init__(self, input_shape=(192, 192, 3), target_norm_size=None, dtype=None, name=None, **architecture):
+        if target_norm_size is not None and not (is_count(target_norm_size) and target_norm_size > 1 and target_norm_size % 2):
             raise ValueError(f"`target_norm_size` must be an odd integer above 1, or None. Received: target_norm_size={target_norm_size!r}.")
         specification = Architecture(**architecture)
         image = input_image(input_shape)
         patch = to_pair(specification.patch_size, "patch_size")
         grid = tuple(None if side is None else -(-side // p) for side, p in zip(image.shape[1:3], patch, strict=True))
         mask = keras.Input(grid, name="mask")
-        x = specification.stages(image, len(specification.depths), mask=mask)[0][-1]
-        x = keras.layers.LayerNormalization(epsilon=1e-5, name="norm")(x)
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        x = specification.stages(image, len(specification.depths), dtype=policy, mask=mask)[0][-1]
+        x = keras.layers.LayerNormalization(epsilon=1e-5, name="norm", dtype=policy)(x)
         stride = tuple(side * 2 ** (len(specification.depths) - 1) for side in patch)
         initializer = convolution_initializer(fan_in=x.shape[-1])
         x = keras.layers.Dense(
@@ -61,9 +64,17 @@ class SimMIM(keras.Model):
         super().__init__(inputs={"image": image, "mask": mask}, outputs=x, name=name)
         self._arguments = {"input_shape": image.shape[1:], "target_norm_size": target_norm_size, **dataclasses.asdict(specification)}
         self._patch = patch
+        self._policy = policy
         self.target_norm_size = target_norm_size
 
+    def compile(self, *args, loss=None, **kwargs):
+        if loss is not None:
+            raise ValueError(f"SimMIM has a loss of its own. Received: loss={loss!r}. Leave it out.")
+        super().compile(*args, **kwargs)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not isinstance(x, dict) or y is not None or sample_weight is not None:
+            raise ValueError('SimMIM learns from dictionaries {"image", "mask"} alone. Received: another input, or targets, or weights.')
         image, mask = ops.cast(x["image"], "float32"), ops.cast(x["mask"], "float32")
         if self.target_norm_size is not None:
             image = normalize_neighbourhoods(image, self.target_norm_size)
@@ -72,7 +83,7 @@ class SimMIM(keras.Model):
         return ops.sum(ops.abs(image - y_pred[:, :height, :width]) * mask) / (ops.sum(mask) + 1e-5) / channels
 
     def get_config(self):
-        return {**self._arguments, "name": self.name}
+        return {**self._arguments, "dtype": keras.dtype_policies.serialize(self._policy), "name": self.name}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -98,10 +109,10 @@ def random_mask(rng, image_size, mask_patch_size=32, mask_ratio=0.6, patch_size=
 
     Args:
         rng: `numpy.random.Generator`. For runs that repeat, make it from seed, epoch and index: `default_rng((seed, epoch, index))`.
-        image_size: Pair of integers. Height and width in pixels.
-        mask_patch_size: Integer. Side of a square in pixels; a multiple of the patch.
+        image_size: Integer or pair of integers. Height and width in pixels.
+        mask_patch_size: Integer or pair of integers. Size of a square in pixels; a multiple of the patch.
         mask_ratio: Float. Fraction of the squares that is hidden, rounded up.
-        patch_size: Integer.
+        patch_size: Integer or pair of integers.
 
     Returns:
         float32 array `(rows, columns)`, 1 for each patch that is hidden.
@@ -109,13 +120,21 @@ def random_mask(rng, image_size, mask_patch_size=32, mask_ratio=0.6, patch_size=
     Raises:
         ValueError: If squares do not divide the picture, patches the squares, or the ratio is no fraction.
     """
-    if any(side % mask_patch_size for side in image_size) or mask_patch_size % patch_size or not 0 < mask_ratio < 1:
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(
+            f"`rng` must be a `numpy.random.Generator`. Received: {rng!r}. Make it with `numpy.random.default_rng((seed, epoch, index))`."
+        )
+    image, square, patch = (
+        to_pair(value, name) for name, value in [("image_size", image_size), ("mask_patch_size", mask_patch_size), ("patch_size", patch_size)]
+    )
+    divided = not any(i % s or s % p for i, s, p in zip(image, square, patch, strict=True))
+    if not divided or not is_number(mask_ratio) or not 0 < mask_ratio < 1:
         raise ValueError(
             "Expected a picture that `mask_patch_size` divides, a multiple of `patch_size` as `mask_patch_size`, and a `mask_ratio` between "
-            f"0 and 1. Received: image_size={tuple(image_size)}, mask_patch_size={mask_patch_size}, patch_size={patch_size}, mask_ratio={mask_ratio}."
+            f"0 and 1. Received: image_size={image_size}, mask_patch_size={mask_patch_size}, patch_size={patch_size}, mask_ratio={mask_ratio}."
         )
-    rows, columns = (side // mask_patch_size for side in image_size)
+    rows, columns = (i // s for i, s in zip(image, square, strict=True))
     hidden = np.zeros(rows * columns, "float32")
     hidden[rng.permutation(hidden.size)[: math.ceil(hidden.size * mask_ratio)]] = 1
-    scale = mask_patch_size // patch_size
-    return hidden.reshape(rows, columns).repeat(scale, axis=0).repeat(scale, axis=1)
+    down, across = (s // p for s, p in zip(square, patch, strict=True))
+    return hidden.reshape(rows, columns).repeat(down, axis=0).repeat(across, axis=1)

@@ -143,11 +143,15 @@ def _arguments(variant, overrides):
     if unknown:
         raise ValueError(f"The overrides are {', '.join(OVERRIDES)}. Received: {', '.join(unknown)}.")
     arguments = {key: getattr(variant, key) for key in (*OVERRIDES, "family") if hasattr(variant, key)}
-    for key in ("pretrained_window_sizes", "window_size"):
-        value = arguments.get(key)
-        depths = overrides.get("depths")
-        if isinstance(value, tuple) and isinstance(depths, (tuple, list)) and len(value) != len(depths):
-            arguments[key] = None
+    depths = overrides.get("depths")
+    if isinstance(depths, (tuple, list)) and len(depths) != len(variant.depths):
+        # What the row has for each stage does not fit other stages.
+        arguments["pretrained_window_sizes"] = None
+        if isinstance(variant.window_size, tuple) and "window_size" not in overrides:
+            raise ValueError(
+                f"The row has a window for each of its {len(variant.depths)} stages: {variant.window_size}. "
+                f"Received: depths={depths!r}. Pass `window_size` too."
+            )
     return {**arguments, **overrides}
 
 

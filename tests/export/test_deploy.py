@@ -176,7 +176,7 @@ def test_to_deploy_refuses_what_it_cannot_export(make, message):
 
 def test_to_deploy_refuses_unknown_sizes():
     image = keras.Input((None, 8, 3))
-    with pytest.raises(ValueError, match=r"fixed height, width and channels. Received: \(None, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"fixed height, width and channels. Received: \(None, 8, 3\). Build the model at the size"):
         to_deploy(keras.Model(image, keras.layers.Conv2D(2, 3)(image)))
 
 
@@ -192,6 +192,12 @@ def test_to_deploy_refuses_unknown_sizes():
 def test_to_deploy_refuses_by_name_what_it_does_not_fold(model, message):
     with pytest.raises(ValueError, match=message):
         to_deploy(model())
+
+
+@pytest.mark.parametrize("shape", [(0, -1, 3), ("a", 2.5, 3), (32, 32, 4)])
+def test_to_deploy_refuses_an_impossible_size(shape):
+    with pytest.raises(ValueError, match="the model's 3 channels. Received: "):
+        to_deploy(nano(), input_shape=shape)
 
 
 def test_to_deploy_refuses_two_inputs():

@@ -238,6 +238,16 @@ def test_a_window_of_one_token_is_finite_in_v2_and_so_are_its_gradients(rng):
     assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
 
 
+def test_very_short_queries_and_keys_keep_their_direction_in_v2(rng):
+    layer = WindowAttentionV2(window_size=2, num_heads=2, qkv_bias=False, return_attention=True)
+    x = rng.standard_normal((3, 4, 6)).astype("float32")
+    layer(x)
+    randomize(layer, scale=0.5)
+    expected = array(layer(x)[1])
+    np.testing.assert_allclose(array(layer(x * np.float32(1e-9))[1]), expected, atol=1e-5)
+    assert expected.std() > 0.05
+
+
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_zero_tokens_have_finite_gradients_in_v2(policy):
     # Padding is zero, and the key has no bias: the length that the cosine divides by is zero.
@@ -281,11 +291,15 @@ def test_attention_refuses_heads_that_do_not_divide_the_channels():
         ({"window_size": (3, 4, 5)}, r"window_size=\(3, 4, 5\)"),
         ({"window_size": 3.0}, "window_size=3.0"),
         ({"window_fit": "crop"}, "`window_fit` must be one of .*window_fit='crop'"),
+        ({"num_heads": 0}, "`num_heads` must be a positive integer. Received: num_heads=0"),
+        ({"num_heads": 2.0}, "num_heads=2.0"),
+        ({"mlp_ratio": "4"}, "`mlp_ratio` must be a positive number. Received: mlp_ratio='4'"),
+        ({"mlp_ratio": float("inf")}, "mlp_ratio=inf"),
     ],
 )
-def test_block_refuses_impossible_windows(block_class, arguments, message):
+def test_block_refuses_impossible_arguments(block_class, arguments, message):
     with pytest.raises(ValueError, match=message):
-        block_class(num_heads=2, **arguments)(np.zeros((2, 4, 6, 6)))
+        block_class(**{"num_heads": 2, **arguments})(np.zeros((2, 4, 6, 6)))
 
 
 @pytest.mark.parametrize("block_class", [SwinBlock, SwinBlockV2])

@@ -38,6 +38,14 @@ def test_pyramid_outputs_are_the_stages_by_their_power_of_two():
     assert all(backbone.pyramid_outputs[f"P{stage + 1}"] is backbone.output[f"stage{stage}"] for stage in (1, 2, 3, 4))
 
 
+def test_pyramid_levels_follow_the_patch_and_are_refused_where_there_is_none():
+    assert list(swin_keras.create_backbone(TINY, patch_size=2, **SMALL).pyramid_outputs) == ["P1", "P2", "P3", "P4"]
+    assert list(swin_keras.create_backbone(TINY, patch_size=8, **SMALL).pyramid_outputs) == ["P3", "P4", "P5", "P6"]
+    for patch_size in (3, (2, 4)):
+        with pytest.raises(ValueError, match="powers of two. Received: a model of patch_size="):
+            _ = swin_keras.create_backbone(TINY, patch_size=patch_size, **SMALL).pyramid_outputs
+
+
 @pytest.mark.parametrize("out_stages", [("stage2", "stage3"), [3, 2], ("stage2", 3)])
 def test_out_stages_are_chosen_by_name_or_number_and_later_ones_are_not_built(out_stages, rng):
     backbone = swin_keras.create_backbone(TINY, out_stages=out_stages, **SMALL)
@@ -131,15 +139,18 @@ def test_a_missing_stage_is_no_leftover_of_a_backbone():
         ({"out_stages": "res2"}, "out_stages='res2'"),
         ({"input_shape": (None, None)}, r"input_shape=\(None, None\)"),
         ({"input_shape": (None, None, None)}, r"input_shape=\(None, None, None\)"),
+        ({"output_norm": "no"}, "`output_norm` must be True or False. Received: output_norm='no'"),
+        ({"return_attention": None}, "`return_attention` must be True or False"),
         ({"window_fit": "clamp"}, "`window_fit='clamp'` fits the window to a known grid"),
         ({"absolute_position_embedding": True}, "vector for each place of a fixed grid"),
         ({"num_classes": 5}, "The overrides are .*Received: num_classes"),
+        ({"out_stages": None, "return_attention": True, "name": "swin_mlp_tiny_c24_patch4_window8_256"}, "Swin-MLP has no attention"),
         ({"embed_dim": 7}, "num_heads=2 for 14 channels in stage 2|num_heads"),
     ],
 )
 def test_create_backbone_refuses_what_does_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
-        swin_keras.create_backbone(TINY, **{**SMALL, **arguments})
+        swin_keras.create_backbone(**{"name": TINY, **SMALL, **arguments})
 
 
 def test_a_picture_without_the_right_channels_or_rank_is_refused():

@@ -261,6 +261,8 @@ def test_overrides_replace_the_row(rng):
         ({"window_size": -7}, "window_size=-7"),
         ({"patch_size": 0}, "`patch_size` must be a positive integer or a pair"),
         ({"pretrained_window_sizes": (4, 4)}, "`pretrained_window_sizes` belongs to Swin V2"),
+        ({"embed_dim": 2**30, "num_heads": (1, 1)}, "no wider than 1,048,576. Received: 8,589,934,592 in the last stage"),
+        ({"mlp_ratio": "4"}, "mlp_ratio='4'"),
         ({"qkv_bias": "no"}, "`qkv_bias` must be True or False. Received: qkv_bias='no'"),
         ({"window_size": 0}, "`window_size` must be a positive integer or a pair"),
         ({"window_size": "4"}, "`window_size` must be a positive integer or a pair"),
@@ -307,7 +309,9 @@ def test_a_default_for_each_stage_goes_where_overridden_depths_leave_no_place():
 def test_each_stage_may_have_a_window_of_its_own():
     model = swin_keras.create_model("swin_s3_tiny_224")
     assert [model.get_layer(f"layers_{i}_blocks_0").fitted_window for i in range(4)] == [(7, 7), (7, 7), (14, 14), (7, 7)]
-    with pytest.raises(ValueError, match="`window_size` must be a positive integer or a pair .*window_size=None"):
+    two = swin_keras.create_model(NANO, window_size=((3, 4), 2))
+    assert [two.get_layer(f"layers_{i}_blocks_0").fitted_window for i in range(2)] == [(3, 4), (2, 2)]
+    with pytest.raises(ValueError, match=r"a window for each of its 4 stages.*Received: depths=\(1, 1, 1\). Pass `window_size` too"):
         swin_keras.create_model("swin_s3_tiny_224", depths=(1, 1, 1), num_heads=(3, 6, 12))
 
 

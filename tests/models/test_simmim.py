@@ -86,6 +86,46 @@ def test_random_mask_refuses_what_does_not_fit(arguments, rng):
         random_mask(rng, **{"image_size": (192, 192), **arguments})
 
 
+@pytest.mark.parametrize("arguments", [{"mask_patch_size": 0}, {"patch_size": "4"}, {"image_size": None}, {"image_size": (64.0, 64.0)}], ids=str)
+def test_random_mask_refuses_what_is_no_size(arguments, rng):
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must be a positive integer or a pair"):
+        random_mask(rng, **{"image_size": (192, 192), **arguments})
+
+
+def test_random_mask_refuses_a_seed_in_place_of_a_generator():
+    with pytest.raises(ValueError, match="`rng` must be a `numpy.random.Generator`. Received: 0"):
+        random_mask(0, (192, 192))
+
+
+def test_random_mask_takes_patches_that_are_not_square(rng):
+    assert random_mask(rng, (64, 96), mask_patch_size=32, patch_size=(2, 4)).shape == (32, 24)
+
+
+def test_policy_is_saved(rng, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = create_simmim(ROWS["V1"], input_shape=(24, 40, 3), **SMALL)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.save(tmp_path / "simmim.keras")
+    reloaded = keras.models.load_model(tmp_path / "simmim.keras")
+    assert reloaded.get_layer("layers_0_blocks_0").compute_dtype == "bfloat16"
+    x = inputs(rng, (24, 40))
+    assert keras.backend.standardize_dtype(model(x).dtype) == "float32"
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(reloaded(x)), keras.ops.convert_to_numpy(model(x)))
+
+
+def test_another_loss_targets_and_weights_are_refused(rng):
+    model = create_simmim(ROWS["V1"], input_shape=(24, 40, 3), **SMALL)
+    with pytest.raises(ValueError, match="a loss of its own. Received: loss='mse'"):
+        model.compile("sgd", loss="mse")
+    model.compile("sgd")
+    x = inputs(rng, (24, 40))
+    for wrong in ({"y": x["image"]}, {"y": x["image"], "sample_weight": np.ones(3)}):
+        with pytest.raises(ValueError, match="SimMIM learns from dictionaries"):
+            model.evaluate(x, verbose=0, **wrong)
+
+
 @pytest.mark.parametrize("size", [4, 1, "47", 5.0])
 def test_a_neighbourhood_that_has_no_centre_is_refused(size):
     with pytest.raises(ValueError, match="`target_norm_size` must be an odd integer"):

@@ -1,0 +1,15 @@
+"""Whether an argument is what it should be."""
+
+import math
+
+import numpy as np
+
+
+def is_count(value):
+    """Whether the value is a positive integer of a sensible size."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def is_number(value):
+    """Whether the value is a finite number."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
