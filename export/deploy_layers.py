@@ -7,7 +7,7 @@ strided slice or broadcast, and a normalization without the subtraction from zer
 import keras
 from keras import ops
 
-from swin_keras.layers.windows import fit_window, pad_to_multiple, padded_size, window_partition, window_reverse
+from swin_keras.layers.windows import fit_window, pad_to_multiple, padded_grid, window_partition, window_reverse
 
 
 def standardize(x, epsilon):
@@ -164,7 +164,7 @@ class DeploySwinBlock(keras.layers.Layer):
         _, height, width, channels = input_shape
         self.grid = (height, width)
         self.fitted_window, self.fitted_shift = fit_window(self.grid, self.window_size, self.shift_size, self.window_fit)
-        self.padded_grid = tuple(padded_size(side, window) for side, window in zip(self.grid, self.fitted_window, strict=True))
+        self.padded_grid = padded_grid(self.grid, self.fitted_window)
         self.padded = self.padded_grid != self.grid
         tokens = self.fitted_window[0] * self.fitted_window[1]
         windows = self.padded_grid[0] * self.padded_grid[1] // tokens if any(self.fitted_shift) else 1

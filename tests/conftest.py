@@ -1,5 +1,6 @@
 """What all tests share. Heavy imports stay in the tests that need them."""
 
+import contextlib
 import pathlib
 import subprocess
 import sys
@@ -39,6 +40,25 @@ def refused(capsys):
         return error
 
     return run
+
+
+@contextlib.contextmanager
+def dtype_policy(policy):
+    """Builds what is built inside under another global policy."""
+    import keras
+
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def array(x):
+    """A tensor of any backend as a numpy array."""
+    import keras
+
+    return keras.ops.convert_to_numpy(x)
 
 
 def randomize(model, seed=0, scale=0.1):

@@ -1,7 +1,7 @@
 from keras import ops
 
 from swin_keras.layers.base_swin_block import BaseSwinBlock
-from swin_keras.layers.windows import pad_to_multiple, padded_size, shift_mask, window_partition, window_reverse
+from swin_keras.layers.windows import divide_up, pad_to_multiple, shift_mask, window_partition, window_reverse
 
 
 class BaseAttentionBlock(BaseSwinBlock):
@@ -48,7 +48,7 @@ class BaseAttentionBlock(BaseSwinBlock):
 
     def _draw_dropout_masks(self, shape):
         batch, height, width, channels = shape
-        down, across = (padded_size(side, window) // window for side, window in zip((height, width), self.fitted_window, strict=True))
+        down, across = map(divide_up, (height, width), self.fitted_window)
         windows = (batch * down * across, self.attn.tokens, channels)
         return {**super()._draw_dropout_masks(shape), **self.attn.draw_dropout_masks(windows)}
 
@@ -77,8 +77,8 @@ class BaseAttentionBlock(BaseSwinBlock):
     def compute_output_shape(self, input_shape):
         if not self.return_attention:
             return input_shape
-        down, across = (padded_size(side, window) for side, window in zip(input_shape[1:3], self.fitted_window, strict=True))
-        windows = None if None in (down, across) else (down * across) // self.attn.tokens
+        down, across = map(divide_up, input_shape[1:3], self.fitted_window)
+        windows = None if None in (down, across) else down * across
         return input_shape, (input_shape[0], windows, self.num_heads, self.attn.tokens, self.attn.tokens)
 
     def get_config(self):

@@ -4,7 +4,7 @@ from keras import ops
 from swin_keras.layers.checks import is_count, is_number
 from swin_keras.layers.dropout import apply_mask, dropout_mask
 from swin_keras.layers.mlp import MLP
-from swin_keras.layers.windows import fit_window, padded_size, to_pair
+from swin_keras.layers.windows import fit_window, padded_grid, to_pair
 
 
 class BaseSwinBlock(keras.layers.Layer):
@@ -58,7 +58,7 @@ class BaseSwinBlock(keras.layers.Layer):
         self.grid = (height, width)
         self.input_spec = keras.layers.InputSpec(shape=(None, height, width, channels))
         self.fitted_window, self.fitted_shift = fit_window(self.grid, *self.requested_window, self.window_fit)
-        self.padded_grid = tuple(padded_size(side, window) for side, window in zip(self.grid, self.fitted_window, strict=True))
+        self.padded_grid = padded_grid(self.grid, self.fitted_window)
         self.norm1.build(input_shape)
         self._build_mixer(input_shape)
         self.norm2.build(input_shape)

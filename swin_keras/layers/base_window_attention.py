@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from swin_keras.layers.checks import check_heads
 from swin_keras.layers.dropout import apply_mask, dropout_mask
 from swin_keras.layers.initializers import linear_initializer
 from swin_keras.layers.relative_position import relative_position_index
@@ -42,11 +43,7 @@ class BaseWindowAttention(keras.layers.Layer):
 
     def build(self, x_shape):
         channels = x_shape[-1]
-        if channels % self.num_heads:
-            raise ValueError(
-                f"`num_heads` must divide the channels. Received: num_heads={self.num_heads} for {channels} channels. "
-                "Choose `embed_dim` and `num_heads` so that each stage's width is a multiple of its heads."
-            )
+        check_heads(self.num_heads, channels)
         self.input_spec = keras.layers.InputSpec(shape=(None, self.tokens, channels))
         self._build_attention(x_shape)
         self.proj = keras.layers.Dense(channels, kernel_initializer=linear_initializer(), name="proj", dtype=self.dtype_policy)

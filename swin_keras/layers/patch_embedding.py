@@ -2,7 +2,7 @@ import keras
 from keras import ops
 
 from swin_keras.layers.initializers import convolution_initializer
-from swin_keras.layers.windows import pad_to_multiple, padded_size, to_pair
+from swin_keras.layers.windows import divide_up, pad_to_multiple, to_pair
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")
@@ -72,7 +72,7 @@ class PatchEmbedding(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         batch, *sides, _ = input_shape
-        height, width = (None if side is None else padded_size(side, patch) // patch for side, patch in zip(sides, self._patch, strict=True))
+        height, width = map(divide_up, sides, self._patch)
         return batch, height, width, self.embed_dim
 
     def get_config(self):

@@ -2,7 +2,7 @@ import keras
 from keras import ops
 
 from swin_keras.layers.initializers import linear_initializer
-from swin_keras.layers.windows import pad_to_multiple, padded_size
+from swin_keras.layers.windows import divide_up, pad_to_multiple
 
 
 class BasePatchMerging(keras.layers.Layer):
@@ -30,8 +30,7 @@ class BasePatchMerging(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
-        height, width = (None if side is None else padded_size(side, 2) // 2 for side in (height, width))
-        return batch, height, width, 2 * channels
+        return batch, divide_up(height, 2), divide_up(width, 2), 2 * channels
 
     def get_config(self):
         return {**super().get_config(), "epsilon": self.epsilon}

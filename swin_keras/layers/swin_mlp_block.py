@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from swin_keras.layers.base_swin_block import BaseSwinBlock
+from swin_keras.layers.checks import check_heads
 from swin_keras.layers.dropout import apply_mask
 from swin_keras.layers.initializers import convolution_initializer
 from swin_keras.layers.windows import pad_to_multiple, window_partition, window_reverse
@@ -29,11 +30,7 @@ class SpatialMLP(keras.layers.Layer):
 
     def build(self, x_shape):
         _, tokens, channels = x_shape
-        if channels % self.num_heads:
-            raise ValueError(
-                f"`num_heads` must divide the channels. Received: num_heads={self.num_heads} for {channels} channels. "
-                "Choose `embed_dim` and `num_heads` so that each stage's width is a multiple of its heads."
-            )
+        check_heads(self.num_heads, channels)
         self.input_spec = keras.layers.InputSpec(shape=(None, tokens, channels))
         initializer = convolution_initializer(fan_in=tokens)
         # From token, to token.

@@ -61,9 +61,14 @@ def fit_window(grid, window_size, shift_size, window_fit="clamp"):
     return window, shift
 
 
-def padded_size(size, multiple):
-    """Returns the smallest multiple that is at least `size`; `None` for `None`."""
-    return None if size is None else -(-size // multiple) * multiple
+def divide_up(size, divisor):
+    """Returns how many times `divisor` it takes to cover `size`; `None` for `None`."""
+    return None if size is None else -(-size // divisor)
+
+
+def padded_grid(grid, window_size):
+    """Returns the smallest grid that holds `grid` and that windows divide; a side that is `None` stays so."""
+    return tuple(None if side is None else divide_up(side, window) * window for side, window in zip(grid, window_size, strict=True))
 
 
 def pad_to_multiple(x, multiple):

@@ -14,9 +14,9 @@ from swin_keras.layers import (
     SwinBlockV2,
     SwinMLPBlock,
 )
-from swin_keras.layers.checks import is_count, is_number
+from swin_keras.layers.checks import check_heads, is_count, is_number
 from swin_keras.layers.initializers import linear_initializer
-from swin_keras.layers.windows import WINDOW_FITS, to_pair
+from swin_keras.layers.windows import to_pair
 
 # Beyond it no memory holds a layer's weights.
 _WIDEST = 2**20
@@ -94,11 +94,7 @@ class Architecture:
         if len(self.depths) != len(self.num_heads):
             raise ValueError(f"`depths` and `num_heads` must have one entry a stage. Received: depths={self.depths}, num_heads={self.num_heads}.")
         for stage, heads in enumerate(self.num_heads):
-            if self.channels(stage) % heads:
-                raise ValueError(
-                    f"The heads of a stage must divide its channels. Received: num_heads={heads} for {self.channels(stage)} channels "
-                    f"in stage {stage + 1}. Choose another `embed_dim` or `num_heads`."
-                )
+            check_heads(heads, self.channels(stage), where=f" in stage {stage + 1}")
         for stage in range(len(self.depths)):
             self.window(stage)
         to_pair(self.patch_size, "patch_size")
@@ -117,8 +113,6 @@ class Architecture:
         for field in dataclasses.fields(self):
             if field.type is bool and not isinstance(getattr(self, field.name), bool):
                 raise ValueError(f"`{field.name}` must be True or False. Received: {field.name}={getattr(self, field.name)!r}.")
-        if self.window_fit not in WINDOW_FITS:
-            raise ValueError(f"`window_fit` must be one of {WINDOW_FITS}. Received: window_fit={self.window_fit!r}.")
         if self.pretrained_window_sizes is not None:
             self._check_pretrained_window_sizes()
         if self.family == "swin_mlp":

@@ -7,10 +7,11 @@ import keras
 from swin_keras.layers.checks import is_count
 from swin_keras.layers.windows import to_pair
 from swin_keras.models.architecture import Architecture, input_image
+from swin_keras.models.configured import ConfiguredModel, policy_of
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")
-class SwinBackbone(keras.Model):
+class SwinBackbone(ConfiguredModel):
     """The stages of a Swin Transformer as named outputs: what `create_backbone` makes.
 
     Args:
@@ -42,7 +43,7 @@ class SwinBackbone(keras.Model):
         specification = Architecture(**architecture)
         image = input_image(input_shape)
         stages = _stage_numbers(out_stages, len(specification.depths))
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = policy_of(dtype)
         features, attention = specification.stages(image, stages[-1], dtype=policy, return_attention=return_attention)
         outputs = {}
         for stage in stages:
@@ -50,15 +51,14 @@ class SwinBackbone(keras.Model):
             if output_norm:
                 x = keras.layers.LayerNormalization(epsilon=1e-5, name=f"norm{stage - 1}", dtype=policy)(x)
             outputs[f"stage{stage}"] = x
-        super().__init__(inputs=image, outputs={**outputs, **attention}, name=name)
-        self._arguments = {
+        arguments = {
             "input_shape": image.shape[1:],
             "out_stages": [f"stage{stage}" for stage in stages],
             "output_norm": output_norm,
             "return_attention": return_attention,
             **dataclasses.asdict(specification),
         }
-        self._policy = policy
+        super().__init__(image, {**outputs, **attention}, arguments, policy, name)
 
     @property
     def pyramid_outputs(self):
@@ -75,13 +75,6 @@ class SwinBackbone(keras.Model):
             )
         first = height.bit_length() - 2  # of stage 1, less 1
         return {f"P{first + int(name.removeprefix('stage'))}": self.output[name] for name in self._arguments["out_stages"]}
-
-    def get_config(self):
-        return {**self._arguments, "dtype": keras.dtype_policies.serialize(self._policy), "name": self.name}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
 
 
 def _stage_numbers(out_stages, count):

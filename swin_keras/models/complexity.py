@@ -2,7 +2,7 @@
 
 import math
 
-from swin_keras.layers.windows import fit_window, padded_size, to_pair
+from swin_keras.layers.windows import divide_up, fit_window, padded_grid, to_pair
 
 # Hidden width of the MLP that computes V2's position bias.
 _BIAS_HIDDEN = 512
@@ -22,7 +22,7 @@ def count(architecture, input_shape, num_classes):
     """
     a = architecture
     patch = to_pair(a.patch_size, "patch_size")
-    grid = tuple(padded_size(side, p) // p for side, p in zip(input_shape, patch, strict=False))
+    grid = tuple(map(divide_up, input_shape[:2], patch))
     kernel = math.prod(patch) * input_shape[2] * a.channels(0)
     parameters = kernel + a.channels(0) + (2 * a.channels(0) if a.patch_norm else 0)
     products = math.prod(grid) * kernel
@@ -31,7 +31,7 @@ def count(architecture, input_shape, num_classes):
     for stage, (depth, heads) in enumerate(zip(a.depths, a.num_heads, strict=True)):
         width = a.channels(stage)
         if stage:
-            grid = tuple(padded_size(side, 2) // 2 for side in grid)
+            grid = tuple(divide_up(side, 2) for side in grid)
             parameters += 2 * width * width + (2 * width if a.family == "swinv2" else 4 * width)
             products += math.prod(grid) * 2 * width * width
         for block in range(depth):
@@ -40,8 +40,8 @@ def count(architecture, input_shape, num_classes):
             window, shift = fit_window(grid, requested, shift, a.window_fit)
             tokens = math.prod(window)
             # Swin-MLP shifts by one more window on an axis.
-            reached = (g + w if s and a.family == "swin_mlp" else g for g, w, s in zip(grid, window, shift, strict=True))
-            padded = math.prod(padded_size(g, w) for g, w in zip(reached, window, strict=True))
+            reached = tuple(g + w if s and a.family == "swin_mlp" else g for g, w, s in zip(grid, window, shift, strict=True))
+            padded = math.prod(padded_grid(reached, window))
             hidden = int(width * a.mlp_ratio)
             parameters += 4 * width + 2 * width * hidden + hidden + width
             products += math.prod(grid) * 2 * width * hidden

@@ -14,12 +14,13 @@ from keras import ops
 from swin_keras.layers import PixelShuffle
 from swin_keras.layers.checks import is_count, is_number
 from swin_keras.layers.initializers import convolution_initializer
-from swin_keras.layers.windows import to_pair
+from swin_keras.layers.windows import divide_up, to_pair
 from swin_keras.models.architecture import Architecture, input_image
+from swin_keras.models.configured import ConfiguredModel, policy_of
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")
-class SimMIM(keras.Model):
+class SimMIM(ConfiguredModel):
     """A Swin Transformer without a head that reconstructs pictures, and its loss: what `create_simmim` makes.
 
     Inputs: `{"image": (batch, height, width, channels), "mask": (batch, rows, columns)}`, the picture normalized, the mask
@@ -47,9 +48,9 @@ class SimMIM(keras.Model):
         specification = Architecture(**architecture)
         image = input_image(input_shape)
         patch = to_pair(specification.patch_size, "patch_size")
-        grid = tuple(None if side is None else -(-side // p) for side, p in zip(image.shape[1:3], patch, strict=True))
+        grid = tuple(map(divide_up, image.shape[1:3], patch))
         mask = keras.Input(grid, name="mask")
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = policy_of(dtype)
         x = specification.stages(image, len(specification.depths), dtype=policy, mask=mask)[0][-1]
         x = keras.layers.LayerNormalization(epsilon=1e-5, name="norm", dtype=policy)(x)
         stride = tuple(side * 2 ** (len(specification.depths) - 1) for side in patch)
@@ -61,10 +62,9 @@ class SimMIM(keras.Model):
         _, height, width, _ = image.shape
         if None not in (height, width):
             x = x[:, :height, :width]
-        super().__init__(inputs={"image": image, "mask": mask}, outputs=x, name=name)
-        self._arguments = {"input_shape": image.shape[1:], "target_norm_size": target_norm_size, **dataclasses.asdict(specification)}
+        arguments = {"input_shape": image.shape[1:], "target_norm_size": target_norm_size, **dataclasses.asdict(specification)}
+        super().__init__({"image": image, "mask": mask}, x, arguments, policy, name)
         self._patch = patch
-        self._policy = policy
         self.target_norm_size = target_norm_size
 
     def compile(self, *args, loss=None, **kwargs):
@@ -81,13 +81,6 @@ class SimMIM(keras.Model):
         _, height, width, channels = ops.shape(image)
         mask = ops.repeat(ops.repeat(mask, self._patch[0], axis=1), self._patch[1], axis=2)[:, :height, :width, None]
         return ops.sum(ops.abs(image - y_pred[:, :height, :width]) * mask) / (ops.sum(mask) + 1e-5) / channels
-
-    def get_config(self):
-        return {**self._arguments, "dtype": keras.dtype_policies.serialize(self._policy), "name": self.name}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
 
 
 def normalize_neighbourhoods(image, size):

@@ -137,12 +137,14 @@ def get_variant(name):
     raise ValueError(f"Unknown variant {name!r}. Did you mean one of: {', '.join(close)}? `swin-keras models` lists all.")
 
 
-def _arguments(variant, overrides):
-    """Returns the arguments of `Architecture` for a row and what replaces its values."""
+def _arguments(variant, overrides, input_shape=()):
+    """Returns the arguments of `Architecture` for a row and what replaces its values, and for an open `input_shape` padding."""
     unknown = sorted(set(overrides) - set(OVERRIDES))
     if unknown:
         raise ValueError(f"The overrides are {', '.join(OVERRIDES)}. Received: {', '.join(unknown)}.")
     arguments = {key: getattr(variant, key) for key in (*OVERRIDES, "family") if hasattr(variant, key)}
+    if isinstance(input_shape, (tuple, list)) and None in input_shape:
+        arguments["window_fit"] = "pad"
     depths = overrides.get("depths")
     if isinstance(depths, (tuple, list)) and len(depths) != len(variant.depths):
         # What the row has for each stage does not fit other stages.
@@ -177,10 +179,8 @@ def create_model(name, weights=None, input_shape=None, num_classes=None, classif
     """
     variant = get_variant(name)
     input_shape = (variant.image_size, variant.image_size, 3) if input_shape is None else input_shape
-    if isinstance(input_shape, (tuple, list)) and None in input_shape:
-        overrides = {"window_fit": "pad", **overrides}
     model = classifier(
-        Architecture(**_arguments(variant, overrides)),
+        Architecture(**_arguments(variant, overrides, input_shape)),
         input_shape,
         variant.num_classes if num_classes is None else num_classes,
         classifier_activation,
@@ -234,9 +234,7 @@ def create_simmim(name, input_shape=(192, 192, 3), target_norm_size=None, **over
     Raises:
         ValueError: If the name or an override is unknown, or an argument does not fit.
     """
-    if isinstance(input_shape, (tuple, list)) and None in input_shape:
-        overrides = {"window_fit": "pad", **overrides}
-    return SimMIM(input_shape, target_norm_size, name=f"{name}_simmim", **_arguments(get_variant(name), overrides))
+    return SimMIM(input_shape, target_norm_size, name=f"{name}_simmim", **_arguments(get_variant(name), overrides, input_shape))
 
 
 def create_model_from_checkpoint(path):

@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 
+from swin_keras.weights.dialects import last_stage
+
 _LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias"}
 
 
@@ -69,7 +71,8 @@ def assign(model, tensors, source, skip):
         raise ValueError(f"The model {model.name!r} holds two layers of one name, as two Swins in one model do. Load each by itself.")
     ignored, left_initial = [name for name in tensors if name in skip], [name for name in variables if name in skip]
     if not any(name.startswith("head.") for name in variables):
-        ignored += [name for name in tensors if name not in variables and _is_beyond(name, variables)]
+        last = last_stage(variables)
+        ignored += [name for name in tensors if name not in variables and _is_beyond(name, last)]
         left_initial += [name for name in variables if name not in tensors and re.match(r"norm\d\.", name)]
     variables = {name: v for name, v in variables.items() if name not in left_initial}
     tensors = {name: array for name, array in tensors.items() if name not in ignored}
@@ -103,9 +106,8 @@ def assign(model, tensors, source, skip):
     return list(values), ignored, left_initial
 
 
-def _is_beyond(name, variables):
-    """Whether a tensor belongs behind the stages of a backbone: a norm, the head, a later stage, the way there."""
-    last = max((int(match[1]) for match in map(re.compile(r"layers\.(\d+)\.").match, variables) if match), default=0)
+def _is_beyond(name, last):
+    """Whether a tensor belongs behind the last stage of a backbone: a norm, the head, a later stage, the way there."""
     stage = re.match(r"layers\.(\d+)\.(downsample\.)?", name)
     return bool(re.match(r"(head|norm\d*)\.", name)) or (bool(stage) and (int(stage[1]) > last or (bool(stage[2]) and int(stage[1]) == last)))
 

@@ -106,6 +106,11 @@ def _rename(tensors, rules):
     return renamed
 
 
+def last_stage(names):
+    """Returns the number, from 0, of the last stage that official names tell of."""
+    return max((int(match[1]) for match in map(re.compile(r"layers\.(\d+)\.").match, names) if match), default=0)
+
+
 def _cosine_attentions(tensors):
     return [name.removesuffix(".logit_scale") for name in tensors if name.endswith(".attn.logit_scale")]
 
@@ -125,7 +130,7 @@ def detect(names):
         return "torchvision"
     if "patch_embed.proj.weight" in names or "encoder.mask_token" in names:
         # In timm the last stage starts with a merging, and elsewhere it never ends in one.
-        last = max((int(match[1]) for match in map(re.compile(r"layers\.(\d+)\.").match, names) if match), default=0)
+        last = last_stage(names)
         merged = last and any(name.startswith(f"layers.{last}.downsample.") for name in names)
         return "timm" if merged or "head.fc.weight" in names else "official"
     examples = ", ".join(sorted(names)[:3]) or "no tensor at all"

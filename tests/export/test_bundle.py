@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import randomize
+from conftest import dtype_policy, randomize
 from swin_keras.edge_demo import Classifier
 from swin_keras.edge_demo.classifier import TFLiteModel
 from swin_keras.export import bundle as bundles
@@ -267,13 +267,9 @@ def test_a_softmax_anywhere_in_the_graph_is_told_from_the_values(tmp_path, rng):
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_a_mixed_precision_model_is_held_to_its_float32_weights(policy, tmp_path):
-    import keras
 
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         model = swin_keras.create_model(NANO, num_classes=7)
-    finally:
-        keras.config.set_dtype_policy("float32")
     report = export.export_bundle(randomize(model), tmp_path / "bundle", recipes=["float32"])
     assert report["recipes"]["float32"]["fidelity"]["max_abs_diff"] < 1e-4
 

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import randomize
+from conftest import dtype_policy, randomize
 from swin_keras.export import to_deploy
 from swin_keras.export.deploy_layers import DeployLayerNormalization, DeploySwinBlock
 
@@ -72,11 +72,8 @@ def test_deploy_graph_of_a_reloaded_model_equals_it(rng, tmp_path):
 
 
 def test_deploy_graph_of_a_mixed_precision_model_is_float32(rng):
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
+    with dtype_policy("mixed_float16"):
         half = nano()
-    finally:
-        keras.config.set_dtype_policy("float32")
     deploy = to_deploy(half)
     assert {layer.compute_dtype for layer in deploy.layers} == {"float32"}
     full = nano()

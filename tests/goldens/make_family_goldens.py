@@ -17,7 +17,7 @@ import types
 
 import numpy as np
 import torch
-from make_goldens import declare_torchvision_operators
+from make_goldens import declare_torchvision_operators, load
 from safetensors.torch import save
 
 HERE = pathlib.Path(__file__).parent
@@ -41,6 +41,13 @@ def randomize(model):
     return model
 
 
+def write_tensors(name, model):
+    """Writes a state dict, its parameters in half precision."""
+    parameters = dict(model.named_parameters())
+    tensors = {key: (value.half() if key in parameters else value).contiguous() for key, value in model.state_dict().items()}
+    (HERE / f"{name}.safetensors").write_bytes(save(tensors))
+
+
 @torch.no_grad()
 def make(name, model, config, last_blocks):
     """Writes a golden. Without `last_blocks`, the stages are what the model returns, channels first."""
@@ -58,34 +65,9 @@ def make(name, model, config, last_blocks):
     for index, stage in enumerate(stages):
         grid = [-(-side // (4 * 2**index)) for side in (height, width)]  # each merge rounds up, and so do patches
         arrays[f"stage{index + 1}"] = stage.reshape(2, *grid, -1).contiguous().numpy()
-    parameters = dict(model.named_parameters())
-    tensors = {key: (value.half() if key in parameters else value).contiguous() for key, value in model.state_dict().items()}
-    (HERE / f"{name}.safetensors").write_bytes(save(tensors))
+    write_tensors(name, model)
     np.savez_compressed(HERE / f"{name}.npz", **arrays)
     print(f"{name}: " + ", ".join(f"{key} {abs(value).max():.3g}" for key, value in arrays.items() if key != "config"))
-
-
-def load(path, package=""):
-    """Imports one file of a clone, with stand-ins for all that it takes from elsewhere."""
-
-    def stand_in(name, **attributes):
-        sys.modules[name] = types.ModuleType(name)
-        vars(sys.modules[name]).update(attributes)
-
-    pair = lambda x: tuple(x) if isinstance(x, (tuple, list)) else (x, x)  # noqa: E731
-    stand_in("timm")
-    stand_in("timm.models")
-    stand_in("timm.models.layers", DropPath=torch.nn.Identity, to_2tuple=pair, trunc_normal_=torch.nn.init.trunc_normal_)
-    stand_in("mmcv_custom", load_checkpoint=None)
-    stand_in("mmdet")
-    stand_in("mmdet.utils", get_root_logger=None)
-    stand_in("mmdet.models")
-    stand_in("mmdet.models.backbones")
-    stand_in("mmdet.models.builder", BACKBONES=types.SimpleNamespace(register_module=lambda: lambda cls: cls))
-    spec = importlib.util.spec_from_file_location(package + path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def official(clone):
@@ -133,9 +115,7 @@ def simmim(clone):
             loss=model(images, hidden).numpy(),
             config=np.array(json.dumps({"input_shape": [48, 48, 3], "target_norm_size": target_norm_size, **options})),
         )
-        parameters = dict(model.named_parameters())
-        tensors = {key: (value.half() if key in parameters else value).contiguous() for key, value in model.state_dict().items()}
-        (HERE / f"{name}.safetensors").write_bytes(save(tensors))
+        write_tensors(name, model)
         print(f"{name}: loss {float(model(images, hidden)):.4f}")
 
 

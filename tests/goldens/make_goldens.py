@@ -70,16 +70,31 @@ def huggingface():
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
 
 
-def official(clone):
-    # All that the model file takes from timm.
-    layers = types.ModuleType("timm.models.layers")
-    layers.DropPath = torch.nn.Identity
-    layers.to_2tuple = lambda x: tuple(x) if isinstance(x, (tuple, list)) else (x, x)
-    layers.trunc_normal_ = torch.nn.init.trunc_normal_
-    sys.modules.update({"timm": types.ModuleType("timm"), "timm.models": types.ModuleType("timm.models"), "timm.models.layers": layers})
-    spec = importlib.util.spec_from_file_location("swin_transformer", pathlib.Path(clone) / "models" / "swin_transformer.py")
+def load(path, package=""):
+    """Imports one file of a clone, with stand-ins for all that it takes from elsewhere."""
+
+    def stand_in(name, **attributes):
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(attributes)
+
+    pair = lambda x: tuple(x) if isinstance(x, (tuple, list)) else (x, x)  # noqa: E731
+    stand_in("timm")
+    stand_in("timm.models")
+    stand_in("timm.models.layers", DropPath=torch.nn.Identity, to_2tuple=pair, trunc_normal_=torch.nn.init.trunc_normal_)
+    stand_in("mmcv_custom", load_checkpoint=None)
+    stand_in("mmdet")
+    stand_in("mmdet.utils", get_root_logger=None)
+    stand_in("mmdet.models")
+    stand_in("mmdet.models.backbones")
+    stand_in("mmdet.models.builder", BACKBONES=types.SimpleNamespace(register_module=lambda: lambda cls: cls))
+    spec = importlib.util.spec_from_file_location(package + path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def official(clone):
+    module = load(pathlib.Path(clone) / "models" / "swin_transformer.py")
     model = randomize(module.SwinTransformer(img_size=(HEIGHT, WIDTH), patch_size=4, drop_path_rate=0.0, **CONFIG))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, HERE / "official.safetensors")
     np.savez_compressed(HERE / "official.npz", pictures=pictures(), logits=logits(model))

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import randomize
+from conftest import array, randomize
 
 from swin_keras.layers import (
     MLP,
@@ -17,10 +17,6 @@ from swin_keras.layers import (
 
 def weights_of(layer):
     return {w.path.removeprefix(f"{layer.path}/"): w.numpy().astype("float64") for w in layer.weights}
-
-
-def array(x):
-    return keras.ops.convert_to_numpy(x)
 
 
 def softmax(x):

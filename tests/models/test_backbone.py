@@ -6,7 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from conftest import GOLDENS, randomize
+from conftest import GOLDENS, array, dtype_policy, randomize
 from safetensors.numpy import load_file
 
 import swin_keras
@@ -15,10 +15,6 @@ TINY = "swin_tiny_patch4_window7_224"
 V2 = "swinv2_tiny_patch4_window8_256"
 SMALL = {"embed_dim": 6, "depths": (1, 2, 1, 2), "num_heads": (1, 2, 3, 4), "window_size": 3}
 DETECTION = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
-
-
-def array(x):
-    return keras.ops.convert_to_numpy(x)
 
 
 @pytest.mark.parametrize("name", [TINY, V2])
@@ -82,12 +78,8 @@ def test_attention_maps_of_every_block_are_outputs_by_name(name, rng):
 @pytest.mark.parametrize("overrides", [{}, {"out_stages": ["stage2"], "output_norm": False, "return_attention": True}, {"dtype": True}], ids=str)
 def test_backbone_saves_and_reloads_as_the_same_class(overrides, rng, tmp_path):
     overrides = dict(overrides)
-    if overrides.pop("dtype", False):
-        keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with dtype_policy("mixed_bfloat16" if overrides.pop("dtype", False) else "float32"):
         backbone = randomize(swin_keras.create_backbone(V2, **SMALL, **overrides))
-    finally:
-        keras.config.set_dtype_policy("float32")
     backbone.save(tmp_path / "backbone.keras")
     reloaded = keras.models.load_model(tmp_path / "backbone.keras")
     assert type(reloaded) is swin_keras.models.SwinBackbone

@@ -1,14 +1,10 @@
 import keras
 import numpy as np
 import pytest
+from conftest import array, dtype_policy
 
 import swin_keras
 from swin_keras.layers import SwinBlock
-
-
-def array(x):
-    return keras.ops.convert_to_numpy(x)
-
 
 NANO = "swin_nano_patch4_window4_32"
 
@@ -210,11 +206,8 @@ def test_keras_file_reloads_without_custom_objects_and_with_the_same_logits(rng,
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_logits_are_float32_under_mixed_precision(rng, policy):
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         model = swin_keras.create_model(NANO, num_classes=7)
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert model(rng.standard_normal((2, 32, 32, 3))).dtype == "float32"
     assert model.get_layer("layers_0_blocks_0").compute_dtype == policy.removeprefix("mixed_")
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from conftest import dtype_policy
 
 import swin_keras
 from swin_keras.models import SimMIM, create_simmim, random_mask
@@ -102,11 +103,8 @@ def test_random_mask_takes_patches_that_are_not_square(rng):
 
 
 def test_policy_is_saved(rng, tmp_path):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with dtype_policy("mixed_bfloat16"):
         model = create_simmim(ROWS["V1"], input_shape=(24, 40, 3), **SMALL)
-    finally:
-        keras.config.set_dtype_policy("float32")
     model.save(tmp_path / "simmim.keras")
     reloaded = keras.models.load_model(tmp_path / "simmim.keras")
     assert reloaded.get_layer("layers_0_blocks_0").compute_dtype == "bfloat16"

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import randomize
+from conftest import dtype_policy, randomize
 
 import swin_keras
 
@@ -64,11 +64,8 @@ def test_inference_is_the_same_with_gradient_checkpointing(rng):
 @pytest.mark.parametrize("version", ROWS)
 def test_200_steps_in_half_precision_stay_finite_and_learn(version, policy, rng):
     keras.utils.set_random_seed(0)
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         model = swin_keras.create_model(ROWS[version], **{**SMALL, **RATES, "drop_rate": 0.05})
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert model.get_layer("layers_0_blocks_1").compute_dtype == policy.removeprefix("mixed_")
     # Pictures of five patterns in noise.
     classes = rng.integers(0, 5, 64)

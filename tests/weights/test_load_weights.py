@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import GOLDENS
+from conftest import GOLDENS, dtype_policy
 from safetensors.numpy import load_file, save_file
 
 import swin_keras
@@ -210,11 +210,8 @@ def test_two_swins_in_one_model_are_refused_and_neither_changes():
 
 
 def test_values_that_a_half_precision_model_cannot_hold_are_refused(tmp_path):
-    keras.config.set_dtype_policy("float16")
-    try:
+    with dtype_policy("float16"):
         half = golden_model()
-    finally:
-        keras.config.set_dtype_policy("float32")
 
     def change(tensors):
         tensors["norm.weight"] = tensors["norm.weight"] * np.float32(1e6)
