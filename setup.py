@@ -28,7 +28,7 @@ setup(
     python_requires=">=3.11",
     package_dir=FOLDERS,
     packages=[package for item in FOLDERS.items() for package in packages_in(*item)],
-    package_data={"swin_keras.edge_demo": ["requirements.txt"]},
+    package_data={"swin_keras": ["weights/imagenet_22k_to_1k.txt"], "swin_keras.edge_demo": ["requirements.txt"]},
     # CONTRIBUTING.md gives the reason for each.
     install_requires=[
         "tensorflow>=2.21,<2.22",
@@ -40,6 +40,8 @@ setup(
         "scikit-learn>=1.5,<2",
         "Pillow>=11",
         "safetensors>=0.5,<1",
+        "h5py>=3",
+        "ml-dtypes>=0.4",
         "huggingface_hub>=0.30",
         "numpy>=1.26",
     ],

@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import pathlib
-import zipfile
 
 import keras
 
 from swin_keras.models import create_model_from_checkpoint
 from swin_keras.preprocessing import Preprocessing
+from swin_keras.weights import find_weights, is_keras_model, load_keras
 
 
 @dataclasses.dataclass
@@ -31,27 +30,25 @@ class Source:
 
 
 def load_source(path):
-    """Loads a `.keras` file, with config.json of its workdir where there is one, or a `.safetensors` checkpoint.
+    """Loads a `.keras` file, with config.json of its workdir where there is one, or a checkpoint of a released model.
+
+    Args:
+        path: What `find_weights` takes. Labels and preprocessing of a repository or folder of Hugging Face are read too.
 
     Raises:
         ValueError: If the file is missing, damaged or of another kind, or the checkpoint fits no released model.
     """
-    path = pathlib.Path(path)
-    if path.suffix == ".safetensors":
-        return Source(create_model_from_checkpoint(path))
-    if path.suffix != ".keras" or not path.is_file():
-        problem = "which does not exist" if not path.exists() else "which is neither"
-        raise ValueError(f"Expected a .keras file or a .safetensors checkpoint. Received: {str(path)!r}, {problem}.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{str(path)!r} is not a readable .keras file (it is no zip archive, perhaps cut off). Save the model again.")
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises whatever its parts raise on a damaged file.
-        raise ValueError(
-            f"{str(path)!r} is not a readable .keras file ({type(error).__name__}: {_first_line(error)}). Save the model again."
-        ) from error
-    source = Source(model)
-    config = path.parent / "config.json"
+    found = find_weights(path)
+    if not is_keras_model(found.path):
+        return Source(
+            create_model_from_checkpoint(found.path),
+            found.labels,
+            found.preprocessing,
+            "none" if found.labels is None else found.origin,
+            "the official protocol" if found.preprocessing is None else found.origin,
+        )
+    source = Source(load_keras(found.path))
+    config = found.path.parent / "config.json"
     if config.is_file():
         try:
             values = json.loads(config.read_text(encoding="utf-8"))
@@ -62,7 +59,3 @@ def load_source(path):
             ) from error
         source.labels_from = source.preprocessing_from = str(config)
     return source
-
-
-def _first_line(error):
-    return (str(error).splitlines() or [""])[0]

@@ -8,6 +8,17 @@ with quiet_native():
 from swin_keras import layers, models
 from swin_keras.models import VARIANTS, create_backbone, create_model, list_models
 from swin_keras.version import __version__
-from swin_keras.weights import load_weights
+from swin_keras.weights import find_weights, load_weights, save_weights
 
-__all__ = ["VARIANTS", "__version__", "create_backbone", "create_model", "layers", "list_models", "load_weights", "models"]
+__all__ = [
+    "VARIANTS",
+    "__version__",
+    "create_backbone",
+    "create_model",
+    "find_weights",
+    "layers",
+    "list_models",
+    "load_weights",
+    "models",
+    "save_weights",
+]

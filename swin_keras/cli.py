@@ -9,6 +9,8 @@ import sys
 from swin_keras.edge_demo import __main__ as edge_main
 from swin_keras.quiet import quiet_native
 
+_WEIGHTS = "a checkpoint of any dialect, a Hugging Face folder, or hf://owner/name"
+
 
 class _UsageError(ValueError):
     pass
@@ -70,17 +72,23 @@ def _parser():
     command.add_argument("--seed", type=_whole_number, default=0, metavar="N", help="(default: 0)")
 
     command = add("train", _train, "train a model; the same command again resumes an interrupted run")
-    command.add_argument("--data", required=True, metavar="SRC", help="digits: the built-in data set")
+    command.add_argument("--data", required=True, metavar="SRC", help="digits: built in; or folder:PATH: pictures in a sub-folder for each class")
     command.add_argument("--variant", required=True, metavar="NAME", help="a name that `swin-keras models` lists")
     command.add_argument("--workdir", required=True, metavar="DIR", help="where the run is kept")
     command.add_argument("--recipe", default="small", metavar="NAME", help="(default: small)")
-    command.add_argument("--weights", metavar="FILE", help="checkpoint to start from")
+    command.add_argument("--weights", metavar="W", help=f"start from these: {_WEIGHTS}; or a tag such as ms_in1k")
     command.add_argument("--seed", type=_whole_number, default=0, metavar="N", help="(default: 0)")
     command.add_argument("--epochs", type=edge_main.positive_integer, metavar="N", help="in place of the recipe's")
     command.add_argument("--batch-size", type=edge_main.positive_integer, metavar="N", help="in place of the recipe's")
 
+    command = add("convert", _convert, "translate a checkpoint into the names of another project")
+    command.add_argument("source", metavar="SRC", help=f"{_WEIGHTS}; or a .keras file")
+    command.add_argument("destination", metavar="DST", help="the .safetensors file to write")
+    command.add_argument("--layout", default="official", metavar="NAME", help="official (the default), timm or huggingface")
+    command.add_argument("--json", action="store_true", help="print one line of JSON")
+
     command = add("export", _export, "export a model to a bundle of verified .tflite files")
-    command.add_argument("model", metavar="MODEL", help="a .keras file, or a .safetensors checkpoint of a released model")
+    command.add_argument("model", metavar="MODEL", help=f"a .keras file, or of a released model: {_WEIGHTS}")
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the bundle")
     command.add_argument("--recipe", action="append", metavar="NAME", help="repeats (default: float32, float16, dynamic_int8)")
     command.add_argument("--labels", metavar="FILE", help="text file with a class name on each line")
@@ -149,6 +157,17 @@ def _train(arguments):
         weights=arguments.weights,
         log=_log,
     )
+
+
+def _convert(arguments):
+    from swin_keras.models import convert_checkpoint
+
+    report = convert_checkpoint(arguments.source, arguments.destination, arguments.layout)
+    if arguments.json:
+        print(json.dumps({"source": report.source, "layout": arguments.layout, "tensors": len(report.loaded), "left_out": report.ignored}))
+        return
+    left_out = f", without {len(report.ignored)} that carry nothing or stand around the backbone" if report.ignored else ""
+    print(f"{arguments.destination}: {len(report.loaded)} tensors in {arguments.layout} layout, read as {report.source}{left_out}")
 
 
 def _export(arguments):

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ALLOWED = {
     "layers": set(),
     "preprocessing": {"tensorflow"},
-    "weights": set(),
+    "weights": {"preprocessing"},
     "models": {"weights", "layers", "preprocessing"},
     "training": {"models", "weights", "layers", "preprocessing", "compression", "edge_demo", "tensorflow", "version"},
     "export": {"models", "weights", "layers", "preprocessing", "edge_demo", "quiet", "tensorflow", "version", "cli"},
@@ -77,6 +77,13 @@ def test_preprocessing_imports_tensorflow_inside_functions_only():
     tree = ast.parse((ROOT / "swin_keras" / "preprocessing.py").read_text())
     top = [name for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for name in [ast.unparse(node)]]
     assert not any("tensorflow" in name or "keras" in name for name in top)
+
+
+def test_torch_is_imported_in_one_file_and_inside_a_function():
+    found = {path.name for room in ALLOWED for path in sources(room) for _, name in imports(path) if name.split(".")[0] == "torch"}
+    assert found == {"legacy_torch.py"}
+    tree = ast.parse((ROOT / "swin_keras" / "weights" / "legacy_torch.py").read_text())
+    assert not [node for node in tree.body if isinstance(node, ast.Import) and "torch" in ast.unparse(node)]
 
 
 def test_edge_demo_imports_its_three_libraries_and_the_standard_library():

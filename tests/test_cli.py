@@ -61,7 +61,7 @@ def test_export_labels_file_goes_before_the_workdir(nano, tmp_path, capsys):
 def tiny_checkpoint(tmp_path_factory):
     """The shapes of Swin-T with 3 classes, in random numbers, under official names."""
     import swin_keras
-    from swin_keras.weights.assign import official_name
+    from swin_keras.weights.variables import official_name
 
     rng = np.random.default_rng(0)
     model = swin_keras.create_model("swin_tiny_patch4_window7_224", num_classes=3)
@@ -101,22 +101,130 @@ def test_export_refuses_a_checkpoint_with_missing_or_extra_tensors(tiny_checkpoi
 
 def test_export_refuses_a_checkpoint_of_no_released_model(tmp_path, refused):
     message = refused("export", GOLDENS / "official.safetensors", "--out", tmp_path / "bundle")
-    assert "embed_dim=12, depths=(2, 3, 1), num_heads=(2, 3, 6), window_size=3, which fits no row" in message
+    assert "embed_dim=12, depths=(2, 3, 1), num_heads=(2, 3, 6), windows=((3, 3), (3, 3), (3, 3)), which fits no row" in message
+
+
+def test_export_takes_labels_and_preprocessing_from_a_folder_of_transformers(nano, tmp_path, capsys):
+    import keras
+
+    import swin_keras
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    swin_keras.save_weights(keras.models.load_model(nano), folder / "model.safetensors", layout="huggingface")
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "ant", "1": "bee", "2": "cat"}}))
+    processor = {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert main(["export", str(folder), "--out", str(tmp_path / "bundle"), "--recipe", "float32"]) == 0
+    assert f"labels: {folder}; preprocessing: {folder}" in capsys.readouterr().out
+    description = json.loads((tmp_path / "bundle" / "model.json").read_text())
+    assert description["model"] == NANO and description["labels"] == ["ant", "bee", "cat"]
+    assert description["preprocessing"]["interpolation"] == "bilinear" and description["preprocessing"]["mode"] == "exact"
+
+
+@pytest.mark.parametrize(
+    ("source", "dialect", "layout"),
+    [
+        ("official.pth", "official", "timm"),
+        ("timm_v2.safetensors", "timm", "huggingface"),
+        ("huggingface_v5.safetensors", "huggingface", "official"),
+        ("torchvision_v2.pth", "torchvision", "timm"),
+        ("mmdet.pth", "mmdet", "official"),
+        ("keras_hub.keras", "keras_hub", "huggingface"),
+        ("official_simmim.pth", "official", "huggingface"),
+    ],
+)
+def test_convert_translates_and_the_result_translates_back_to_the_same(tmp_path, capsys, source, dialect, layout):
+    from swin_keras.weights import read_checkpoint
+
+    assert main(["convert", str(GOLDENS / source), str(tmp_path / "out.safetensors"), "--layout", layout]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and f"in {layout} layout, read as {dialect}" in out
+    original, converted = read_checkpoint(GOLDENS / source), read_checkpoint(tmp_path / "out.safetensors")
+    assert converted.source == layout
+    assert set(converted.tensors) == set(original.tensors) - original.outside
+    for name, tensor in converted.tensors.items():
+        np.testing.assert_array_equal(tensor.read(), original.tensors[name].read().astype("float32"), err_msg=name)
+
+
+def test_convert_takes_a_trained_model(nano, tmp_path, capsys):
+    assert main(["convert", str(nano), str(tmp_path / "out.safetensors"), "--layout", "timm", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"source": "swin_keras", "layout": "timm", "tensors": 63, "left_out": []}
+    assert "head.fc.weight" in load_file(tmp_path / "out.safetensors")
+
+
+def _bad_checkpoints(folder):
+    """Files that are no good checkpoint, and what is said of each."""
+    tensors = load_file(GOLDENS / "official.safetensors")
+
+    def file(name, content):
+        (folder / name).write_bytes(content)
+        return name
+
+    def changed(name, **changes):
+        save_file({**tensors, **{key.replace("__", "."): value for key, value in changes.items()}}, folder / name)
+        return name
+
+    safetensors, pth = ((GOLDENS / f"official.{suffix}").read_bytes() for suffix in ("safetensors", "pth"))
+    with zipfile.ZipFile(folder / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**26))
+    with zipfile.ZipFile(folder / "other.zip", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    doubled = {**tensors, **{f"module.{name}": value for name, value in tensors.items()}}
+    save_file(doubled, folder / "doubled.safetensors")
+    return {
+        file("truncated.safetensors", safetensors[:-100]): "is not a readable checkpoint",
+        file("truncated.pth", pth[:-100]): "perhaps cut off",
+        file("empty.safetensors", b""): "it is empty",
+        changed("integers.safetensors", norm__weight=np.ones(48, "int32")): "norm.weight holds int32",
+        changed("rank.safetensors", norm__weight=np.ones((48, 1), "float32")): "norm.weight has shape (48, 1)",
+        changed("nan.safetensors", norm__weight=np.full(48, np.nan, "float32")): "values that are not finite",
+        changed("mixed.safetensors", **{"swin__embeddings__patch_embeddings__projection__weight": np.ones(3, "float32")}): "of one dialect",
+        "doubled.safetensors": "which the model lacks",
+        "other.zip": "holds no checkpoint",
+        "bomb.pth": "is compressed or encrypted",
+        file("lies.safetensors", b"\xff" * 8 + safetensors[8:]): "is not a readable checkpoint",
+    }
+
+
+def test_convert_refuses_every_bad_checkpoint_in_one_line_and_writes_nothing(tmp_path, refused):
+    for name, message in _bad_checkpoints(tmp_path).items():
+        assert message in refused("convert", tmp_path / name, tmp_path / "out.safetensors"), name
+        assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{gone}.pth", "{out}.safetensors"], "does not exist"),
+        (["{golden}/official.pth", "{out}.pth"], "Expected the path of a .safetensors file to write"),
+        (["{golden}/official.pth", "{out}/x.safetensors"], "whose folder does not exist"),
+        (["{golden}/official.pth", "{out}.safetensors", "--layout", "torch"], "`layout` must be one of"),
+        (["{golden}/official_mlp.pth", "{out}.safetensors", "--layout", "timm"], "timm has no place for"),
+        (["{golden}/resize.npz", "{out}.safetensors"], "holds no checkpoint"),
+        (["{golden}", "{out}.safetensors"], "which has no such file"),
+        (["{golden}/official.pth"], "required: DST"),
+    ],
+)
+def test_convert_refuses_wrong_arguments(tmp_path, refused, arguments, message):
+    names = {"gone": tmp_path / "gone", "out": tmp_path / "out", "golden": GOLDENS}
+    assert message in refused("convert", *[argument.format(**names) for argument in arguments])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no model at all"])
 def test_export_refuses_a_damaged_keras_file(tmp_path, refused, content):
     (tmp_path / "model.keras").write_bytes(content)
-    assert "is not a readable .keras file" in refused("export", tmp_path / "model.keras", "--out", tmp_path / "bundle")
+    assert "is not a readable" in refused("export", tmp_path / "model.keras", "--out", tmp_path / "bundle")
 
 
 def test_export_refuses_a_truncated_or_foreign_zip(nano, tmp_path, refused):
     content = nano.read_bytes()
     (tmp_path / "model.keras").write_bytes(content[: len(content) // 2])
-    assert "is not a readable .keras file" in refused("export", tmp_path / "model.keras", "--out", tmp_path / "bundle")
+    assert "is not a readable" in refused("export", tmp_path / "model.keras", "--out", tmp_path / "bundle")
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
         archive.writestr("hello.txt", "hello")
-    assert "is not a readable .keras file" in refused("export", tmp_path / "model.keras", "--out", tmp_path / "bundle")
+    assert "is not a readable" in refused("export", tmp_path / "model.keras", "--out", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
@@ -130,8 +238,8 @@ def test_export_refuses_a_truncated_or_foreign_zip(nano, tmp_path, refused):
         (["{model}", "--out", "{out}", "--labels", "{model}"], "Expected UTF-8 text"),
         (["{gone}.keras", "--out", "{out}"], "which does not exist"),
         (["{gone}.safetensors", "--out", "{out}"], "does not exist"),
-        (["{two}", "--out", "{out}"], "Expected a .keras file or a .safetensors checkpoint"),
-        (["{folder}", "--out", "{out}"], "Expected a .keras file or a .safetensors checkpoint"),
+        (["{two}", "--out", "{out}"], "is not a readable checkpoint"),
+        (["{folder}", "--out", "{out}"], "which has no such file"),
         (["{model}", "--out", "{two}"], "which is a file"),
         (["{model}", "--out", "{folder}"], "which holds other files"),
         (["{model}"], "required: --out"),

@@ -29,7 +29,7 @@ def test_wheel_holds_every_source_file_under_swin_keras_and_nothing_else(wheel):
     expected = {f"swin_keras/{path.relative_to(ROOT / 'swin_keras')}" for path in (ROOT / "swin_keras").rglob("*.py")}
     for folder in ("export", "edge_demo"):
         expected |= {f"swin_keras/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")}
-    expected.add("swin_keras/edge_demo/requirements.txt")
+    expected |= {"swin_keras/edge_demo/requirements.txt", "swin_keras/weights/imagenet_22k_to_1k.txt"}
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == expected
 

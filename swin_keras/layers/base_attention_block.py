@@ -32,7 +32,7 @@ class BaseAttentionBlock(BaseSwinBlock):
 
     def _build_mixer(self, input_shape):
         # Where the grid is not known, the mask is made in the graph.
-        self._mask = None if None in self.grid else shift_mask(self.padded_grid, self.fitted_window, self.fitted_shift)
+        self.attention_mask = None if None in self.grid else shift_mask(self.padded_grid, self.fitted_window, self.fitted_shift)
         self.attn = self._make_attention(
             window_size=self.fitted_window,
             num_heads=self.num_heads,
@@ -59,7 +59,7 @@ class BaseAttentionBlock(BaseSwinBlock):
         # Padding before the shift, as in the official detector: the mask keeps tokens from both ends apart.
         x = pad_to_multiple(x, self.fitted_window)
         grid = ops.shape(x)[1:3]
-        mask = shift_mask(grid, self.fitted_window, self.fitted_shift) if None in self.grid else self._mask
+        mask = shift_mask(grid, self.fitted_window, self.fitted_shift) if None in self.grid else self.attention_mask
         if down or across:
             x = ops.roll(x, (-down, -across), axis=(1, 2))
         x = self.attn(window_partition(x, self.fitted_window), attention_mask=mask, dropout_masks=dropout_masks)

@@ -48,7 +48,7 @@ class BaseWindowAttention(keras.layers.Layer):
         self._build_attention(x_shape)
         self.proj = keras.layers.Dense(channels, kernel_initializer=linear_initializer(), name="proj", dtype=self.dtype_policy)
         self.proj.build(x_shape)
-        self._index = relative_position_index(self.window).reshape(-1)
+        self.relative_position_index = relative_position_index(self.window)
 
     def draw_dropout_masks(self, shape):
         """Draws the dropout of one call on `(batch * windows, tokens, channels)`."""
@@ -78,7 +78,7 @@ class BaseWindowAttention(keras.layers.Layer):
     def _add_bias_and_mask(self, logits, attention_mask):
         bias = None
         if self.relative_position_bias:
-            bias = ops.take(self._position_bias_table(), self._index, axis=0)
+            bias = ops.take(self._position_bias_table(), self.relative_position_index.reshape(-1), axis=0)
             bias = ops.transpose(ops.reshape(bias, (self.tokens, self.tokens, self.num_heads)), (2, 0, 1))
         if attention_mask is None:
             return logits if bias is None else logits + bias

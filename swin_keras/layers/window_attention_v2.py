@@ -38,7 +38,8 @@ class WindowAttentionV2(BaseWindowAttention):
     def __init__(self, window_size, num_heads, *args, pretrained_window_size=None, **kwargs):
         super().__init__(window_size, num_heads, *args, **kwargs)
         self.pretrained_window_size = pretrained_window_size
-        self._pretrained_window = to_pair(pretrained_window_size, "pretrained_window_size") if pretrained_window_size is not None else None
+        # By this one offsets are divided.
+        self.scaling_window = self.window if pretrained_window_size is None else to_pair(pretrained_window_size, "pretrained_window_size")
 
     def _build_attention(self, x_shape):
         channels = x_shape[-1]
@@ -59,7 +60,7 @@ class WindowAttentionV2(BaseWindowAttention):
             )
             self.cpb_mlp_0.build((None, 2))
             self.cpb_mlp_2.build((None, 512))
-            self._coordinates = log_spaced_coordinates(self.window, self._pretrained_window)
+            self.relative_coordinates = log_spaced_coordinates(self.window, self.scaling_window)
 
     def _qkv(self, x):
         qkv = self.qkv(x)
@@ -81,7 +82,7 @@ class WindowAttentionV2(BaseWindowAttention):
         return x * scale
 
     def _position_bias_table(self):
-        return 16 * ops.sigmoid(self.cpb_mlp_2(self.cpb_mlp_0(self._coordinates)))
+        return 16 * ops.sigmoid(self.cpb_mlp_2(self.cpb_mlp_0(self.relative_coordinates)))
 
     def get_config(self):
         return {**super().get_config(), "pretrained_window_size": self.pretrained_window_size}

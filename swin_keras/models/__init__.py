@@ -1,16 +1,17 @@
 """Functional Swin graphs and the table of their released sizes."""
 
 from swin_keras.models.backbone import SwinBackbone
+from swin_keras.models.from_checkpoint import convert_checkpoint, create_model_from_checkpoint
 from swin_keras.models.simmim import SimMIM, random_mask
 from swin_keras.models.variants import (
     VARIANTS,
     Variant,
     create_backbone,
     create_model,
-    create_model_from_checkpoint,
     create_simmim,
     get_variant,
     list_models,
+    released_tags,
 )
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "SimMIM",
     "SwinBackbone",
     "Variant",
+    "convert_checkpoint",
     "create_backbone",
     "create_model",
     "create_model_from_checkpoint",
@@ -25,4 +27,5 @@ __all__ = [
     "get_variant",
     "list_models",
     "random_mask",
+    "released_tags",
 ]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import math
 import re
 
 from swin_keras.models.architecture import Architecture
@@ -10,7 +9,7 @@ from swin_keras.models.backbone import SwinBackbone
 from swin_keras.models.classifier import classifier
 from swin_keras.models.complexity import count
 from swin_keras.models.simmim import SimMIM
-from swin_keras.weights import assign_checkpoint, load_into_new_model, read_official_tensors
+from swin_keras.weights import load_into_new_model
 
 MODEL_HUB = "https://github.com/microsoft/Swin-Transformer/blob/f82860bfb5225915aca09c3227159ee9e1df874d/MODELHUB.md"
 
@@ -157,13 +156,56 @@ def _arguments(variant, overrides, input_shape=()):
     return {**arguments, **overrides}
 
 
+# What timm calls the data that weights were trained on.
+_TAGS = {_1K: "ms_in1k", _BOTH: "ms_in22k_ft_in1k", _22K: "ms_in22k"}
+
+
+def _timm_name(name):
+    """Returns what timm calls the architecture of a row, whatever it was trained on; `None` if it has none."""
+    if VARIANTS[name].data not in _TAGS or name.startswith("swin_mlp") or "_c24_" in name:
+        return None
+    name = re.sub(r"_22k(to1k(_ft|_finetune)?)?$", "", name)
+    return name.replace("_patch4", "") if name.startswith("swinv2") else name
+
+
+def released_tags(name):
+    """Returns which weights are published for a model: what `weights` of `create_model` takes, by where it is downloaded from.
+
+    Returns:
+        `{tag: "hf://owner/name"}`, such as `{"ms_in1k": "hf://timm/swin_tiny_patch4_window7_224.ms_in1k", ...}`.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    get_variant(name)
+    architecture = _timm_name(name)
+    rows = [] if architecture is None else [row for other, row in VARIANTS.items() if _timm_name(other) == architecture]
+    return {_TAGS[row.data]: f"hf://timm/{architecture}.{_TAGS[row.data]}" for row in rows}
+
+
+def published_weights(name, weights):
+    """Returns the address of a released tag of a model, and anything else as it is.
+
+    Raises:
+        ValueError: If it is a tag, but not one of this model.
+    """
+    if not isinstance(weights, str) or weights not in _TAGS.values():
+        return weights
+    tags = released_tags(name)
+    if weights not in tags:
+        known = f"Its tags are {', '.join(tags)}" if tags else "No weights of it are on the hub"
+        raise ValueError(f"There are no weights {weights!r} of {name}. {known}; `weights` may also be a file.")
+    return tags[weights]
+
+
 def create_model(name, weights=None, input_shape=None, num_classes=None, classifier_activation=None, **overrides):
     """Builds a Swin classifier by its released name.
 
     Args:
         name: String. A key of `VARIANTS`, such as `"swin_tiny_patch4_window7_224"`.
-        weights: `None` for random weights, or the path of a checkpoint that `load_weights` reads. A head of another
-            class count stays initial, and a warning says so.
+        weights: `None` for random weights; the path of a checkpoint that `load_weights` reads; `"hf://owner/name"`, a
+            repository of the Hugging Face hub; or a tag of `released_tags(name)`, such as `"ms_in1k"`. A head of another
+            class count stays initial, and a warning says so; of ImageNet-22K's head, the classes of ImageNet-1K are taken.
         input_shape: Height, width and channels. Height and width may be any size that holds a patch, or `None`. Defaults
             to the row's image size and 3 channels.
         num_classes: Integer. Width of the head. Defaults to that of the row: 1000, or 21841 where the name ends in `_22k`.
@@ -187,7 +229,7 @@ def create_model(name, weights=None, input_shape=None, num_classes=None, classif
         name=name,
     )
     if weights is not None:
-        load_into_new_model(model, weights)
+        load_into_new_model(model, published_weights(name, weights))
     return model
 
 
@@ -196,8 +238,8 @@ def create_backbone(name, weights=None, input_shape=(None, None, 3), out_stages=
 
     Args:
         name: String. A key of `VARIANTS`.
-        weights: `None` for random weights, or the path of a checkpoint that `load_weights` reads. Its head and final norm
-            have no place here; output norms that it lacks stay initial.
+        weights: As in `create_model`. The head and final norm of a checkpoint have no place here; output norms that it
+            lacks stay initial.
         input_shape: Height, width and channels. Height and width may be `None`.
         out_stages: Names (`"stage2"`) or numbers from 1 of the stages to return; later ones are not built. `None`: all.
         output_norm: Boolean. Whether each output has a norm of its own, as in the official detector.
@@ -215,7 +257,7 @@ def create_backbone(name, weights=None, input_shape=(None, None, 3), out_stages=
     arguments = _arguments(get_variant(name), {"window_fit": "pad", **overrides})
     backbone = SwinBackbone(input_shape, out_stages, output_norm, return_attention, name=f"{name}_backbone", **arguments)
     if weights is not None:
-        load_into_new_model(backbone, weights)
+        load_into_new_model(backbone, published_weights(name, weights))
     return backbone
 
 
@@ -235,41 +277,3 @@ def create_simmim(name, input_shape=(192, 192, 3), target_norm_size=None, **over
         ValueError: If the name or an override is unknown, or an argument does not fit.
     """
     return SimMIM(input_shape, target_norm_size, name=f"{name}_simmim", **_arguments(get_variant(name), overrides, input_shape))
-
-
-def create_model_from_checkpoint(path):
-    """Builds the released model that a checkpoint was made for, told from its shapes, and loads it.
-
-    Raises:
-        ValueError: If the file cannot be read, fits no row of `VARIANTS`, has no head, or does not match completely.
-    """
-    checkpoint = read_official_tensors(path)
-    tensors = checkpoint[1]
-    shapes = {name: array.shape for name, array in tensors.items()}
-    blocks = [match for match in map(re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table$").match, shapes) if match]
-    stages = sorted({int(match[1]) for match in blocks})
-    if any(not shape for shape in shapes.values()):
-        raise ValueError(f"Expected the checkpoint of a released model. {str(path)!r} has tensors without any axis.")
-    found = {
-        "embed_dim": shapes.get("patch_embed.proj.weight", (None,))[0],
-        "depths": tuple(1 + max(int(match[2]) for match in blocks if int(match[1]) == stage) for stage in stages),
-        "num_heads": tuple(next(shapes[match[0]][-1] for match in blocks if int(match[1]) == stage) for stage in stages),
-        # A table has (2 * window - 1) ** 2 rows.
-        "window_size": next(((math.isqrt(shapes[match[0]][0]) + 1) // 2 for match in blocks), None),
-    }
-    names = [name for name, row in VARIANTS.items() if all(getattr(row, key) == value for key, value in found.items())]
-    if any(name.endswith(".attn.logit_scale") for name in shapes):
-        raise ValueError(
-            f"Expected a checkpoint of Swin V1, whose shapes tell its window. {str(path)!r} is of Swin V2. "
-            "Build the model with `create_model(name, weights=path)`."
-        )
-    if not names:
-        described = ", ".join(f"{key}={value}" for key, value in found.items())
-        raise ValueError(f"Expected the checkpoint of a released model. {str(path)!r} has {described}, which fits no row of `swin-keras models`.")
-    if len(shapes.get("head.bias", ())) != 1:
-        raise ValueError(f"Expected a classifier. {str(path)!r} has no head: no tensor head.bias.")
-    classes = shapes["head.bias"][0]
-    name = next((name for name in names if VARIANTS[name].num_classes == classes), names[0])
-    model = create_model(name, num_classes=classes)
-    assign_checkpoint(model, checkpoint, path)
-    return model

@@ -1,15 +1,34 @@
-"""From anyone's checkpoint to our variables, by name and array."""
+"""From anyone's checkpoint to our variables and back, by name and array."""
 
 import dataclasses
+import math
 import warnings
 
-from swin_keras.weights.assign import assign, official_name
-from swin_keras.weights.dialects import DIALECTS, detect
-from swin_keras.weights.files import read_tensors
+import numpy as np
 
-__all__ = ["LoadReport", "assign_checkpoint", "load_into_new_model", "load_weights", "read_official_tensors"]
+from swin_keras.weights.assign import CLASSES_MAPPED_TO, assign
+from swin_keras.weights.dialects import DIALECTS, Checkpoint, translate
+from swin_keras.weights.files import check_file, is_keras_model, load_keras, read_tensors
+from swin_keras.weights.hub import Published, find_weights
+from swin_keras.weights.layouts import LAYOUTS, official_values, save_weights
+from swin_keras.weights.tensor import Tensor
+from swin_keras.weights.variables import attention_blocks, official_variables
 
-HEAD = ("head.weight", "head.bias")
+__all__ = [
+    "LAYOUTS",
+    "Checkpoint",
+    "LoadReport",
+    "Published",
+    "find_weights",
+    "is_keras_model",
+    "load_checkpoint",
+    "load_into_new_model",
+    "load_keras",
+    "load_weights",
+    "pretrained_window",
+    "read_checkpoint",
+    "save_weights",
+]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -19,7 +38,7 @@ class LoadReport:
     Attributes:
         source: The dialect that was read.
         loaded: Names assigned to the model.
-        resized: Names whose tensor was resized on the way. Empty: no dialect needs it yet.
+        resized: Names of these whose tensor was resized on the way, or picked from the classes of ImageNet-22K.
         ignored: Names in the file that are known to carry nothing, a head that was skipped, and what a backbone lacks.
         left_initial: Names of the model that kept their values.
     """
@@ -35,21 +54,27 @@ class LoadReport:
         return f"LoadReport({self.source}: {counts})"
 
 
-def read_official_tensors(path, source="auto"):
-    """Reads a checkpoint into official names.
+def read_checkpoint(path, source="auto"):
+    """Reads the names of a checkpoint, and how to read its tensors.
+
+    Args:
+        path: A file in the format of safetensors, of `torch.save`, or of Keras, also a `.keras` file of this package.
+        source: As in `load_weights`.
 
     Returns:
-        The dialect, `{official name: array}`, and the names of buffers that were dropped.
+        A `Checkpoint`.
 
     Raises:
         ValueError: If the file cannot be read or is in no known dialect.
     """
     if not isinstance(source, str) or (source != "auto" and source not in DIALECTS):
         raise ValueError(f"`source` must be 'auto' or one of {', '.join(DIALECTS)}. Received: source={source!r}.")
+    path = check_file(path)
+    if source == "auto" and is_keras_model(path):
+        return Checkpoint("swin_keras", {name: Tensor.of(array) for name, array in official_values(load_keras(path)).items()})
     tensors = read_tensors(path)
     try:
-        dialect = detect(tensors) if source == "auto" else source
-        return dialect, *DIALECTS[dialect](tensors)
+        return translate(tensors, source)
     except ValueError as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error}.") from error
 
@@ -59,9 +84,9 @@ def load_weights(model, path, source="auto", skip_head=False):
 
     Args:
         model: `keras.Model` from `create_model` or `create_backbone`.
-        path: A `.safetensors` file.
-        source: `"official"`, `"timm"`, `"huggingface"` (transformers 4 or 5), `"torchvision"`, or `"auto"` to tell from the
-            tensor names.
+        path: A file of any of the dialects below; a folder of Hugging Face; or `"hf://owner/name"`, downloaded.
+        source: `"official"`, `"timm"`, `"huggingface"` (transformers 4 or 5), `"torchvision"`, `"mmdet"` (mmdet or mmseg),
+            `"keras_hub"`, or `"auto"` to tell from the tensor names.
         skip_head: Boolean. Whether the head keeps its values.
 
     Returns:
@@ -70,25 +95,64 @@ def load_weights(model, path, source="auto", skip_head=False):
     Raises:
         ValueError: If the file cannot be read, or anything on either side is left over or of another shape.
     """
-    return assign_checkpoint(model, read_official_tensors(path, source), path, skip_head)
+    official_variables(model)  # refuses what is no model before anything is downloaded
+    path = find_weights(path).path
+    return load_checkpoint(model, read_checkpoint(path, source), path, skip_head)
 
 
-def assign_checkpoint(model, checkpoint, path, skip_head=False):
-    """`load_weights` for what `read_official_tensors` has read from `path` already."""
-    if not hasattr(model, "weights"):
-        raise ValueError(f"Expected a `keras.Model`. Received: {model!r}. Build it with `create_model` or `create_backbone`.")
-    dialect, tensors, ignored = checkpoint
-    loaded, skipped, left_initial = assign(model, tensors, source=str(path), skip=HEAD if skip_head else ())
-    return LoadReport(source=dialect, loaded=loaded, resized=[], ignored=ignored + skipped, left_initial=left_initial)
+def load_checkpoint(model, checkpoint, path, skip_head=False):
+    """`load_weights` for what `read_checkpoint` has read from `path` already."""
+    loaded, resized, ignored, left_initial = assign(model, checkpoint, path, skip_head)
+    _compare_pretrained_windows(model, checkpoint, path)
+    return LoadReport(checkpoint.source, loaded, resized, ignored + list(checkpoint.buffers), left_initial)
 
 
-def load_into_new_model(model, path):
+def load_into_new_model(model, weights):
     """`load_weights` for a fine-tuning start: a head of another class count stays initial, with a warning."""
-    checkpoint = read_official_tensors(path)
-    tensors = checkpoint[1]
-    classes = {official_name(v.path): v.shape[0] for v in model.weights}.get("head.bias")
-    found = tensors["head.bias"].size if "head.bias" in tensors and classes else classes
-    report = assign_checkpoint(model, checkpoint, path, skip_head=found != classes)
-    if found != classes:
-        warnings.warn(f"{path} has a head for {found} classes; the head for {classes} stays initial.", stacklevel=3)
+    path = find_weights(weights).path
+    checkpoint = read_checkpoint(path)
+    heads = (tensors.get("head.bias") for tensors in (checkpoint.tensors, official_variables(model)))
+    found, expected = (None if bias is None else math.prod(bias.shape) for bias in heads)
+    skip_head = expected is not None and found not in (expected, CLASSES_MAPPED_TO.get(expected, expected))
+    report = load_checkpoint(model, checkpoint, path, skip_head)
+    if skip_head:
+        has = "no head" if found is None else f"a head for {found} classes"
+        warnings.warn(f"{path} has {has}; the head for {expected} stays initial.", stacklevel=3)
     return report
+
+
+def pretrained_window(checkpoint, block):
+    """Returns the window by which V2 scales its position bias in a block, as far as the checkpoint stores it.
+
+    Args:
+        checkpoint: `Checkpoint`.
+        block: Official name of a block, such as `"layers.0.blocks.0"`.
+
+    Returns:
+        A pair of integers, or `None`.
+    """
+    table = checkpoint.buffers.get(f"{block}.attn.relative_coords_table")
+    if table is None or table.ndim != 4 or table.shape[-1] != 2 or table.shape[1] % 2 == 0 or table.shape[2] % 2 == 0:
+        return None
+    # The inverse of `layers.relative_position.log_spaced_coordinates`, at its last entry.
+    last = np.abs(table.read()[0, -1, -1].astype("float64"))
+    sides = [(side + 1) // 2 for side in table.shape[1:3]]
+    return tuple(1 if side == 1 else round(8 * (side - 1) / (2 ** (3 * value) - 1) + 1) for side, value in zip(sides, last, strict=True))
+
+
+def _compare_pretrained_windows(model, checkpoint, path):
+    differing = {}
+    for name, block in attention_blocks(model):
+        own, stored = getattr(block.attn, "scaling_window", None), pretrained_window(checkpoint, name)
+        if own is not None and stored not in (None, own):
+            differing[name] = stored
+    if differing:
+        sizes = {}
+        for name, _ in attention_blocks(model):
+            stored = pretrained_window(checkpoint, name)
+            sizes[name.split(".")[1]] = stored if stored is None or stored[0] != stored[1] else stored[0]
+        warnings.warn(
+            f"{path} scales its position bias by another window than the model {model.name!r}, whose outputs will be others. "
+            f"Build it with pretrained_window_sizes={tuple(sizes.values())}.",
+            stacklevel=4,
+        )

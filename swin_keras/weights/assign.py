@@ -1,115 +1,142 @@
 """Puts tensors with official names into a model's variables, and accounts for both sides."""
 
+import functools
+import pathlib
 import re
+import zipfile
+import zlib
 
 import numpy as np
+import safetensors
 
 from swin_keras.weights.dialects import last_stage
+from swin_keras.weights.resize import resize_bias_table, resize_position_embedding
+from swin_keras.weights.variables import attention_blocks, official_variables, to_keras
 
-_LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias"}
-
-
-def official_name(path):
-    """Returns the official name of a variable: `layers_0_blocks_1/mlp/fc1/kernel` is `layers.0.blocks.1.mlp.fc1.weight`."""
-    *modules, leaf = path.split("/")
-    modules[0] = re.sub(r"^layers_(\d+)_(?:blocks_(\d+)|(downsample))$", _stage_name, modules[0])
-    modules = [re.sub(r"^cpb_mlp_(\d)$", r"cpb_mlp.\1", module) for module in modules]
-    if modules in (["absolute_pos_embed"], ["mask_token"]):
-        return modules[0]
-    if modules == ["decoder_0"]:
-        modules = ["decoder.0"]
-    return ".".join([*modules, _LEAVES.get(leaf, leaf)])
+HEAD = ("head.weight", "head.bias")
+# What masked image modelling has besides the encoder.
+_PRETRAINING = ("mask_token", "decoder.0.weight", "decoder.0.bias")
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+# The head of ImageNet-22K holds that of ImageNet-1K.
+CLASSES_MAPPED_TO = {1000: 21841}
 
 
-def _stage_name(match):
-    stage, block, downsample = match.groups()
-    return f"layers.{stage}.{downsample or f'blocks.{block}'}"
-
-
-def to_keras(array, path, shape):
-    """Returns an official tensor as Keras stores it in a variable of this path and shape.
-
-    `(out, in)` becomes `(in, out)`, OIHW becomes HWIO, and the position embedding of a row of tokens that of their grid.
-    """
-    if path == "absolute_pos_embed/embedding":
-        if array.ndim == 4:  # of the official detector: channels first
-            return array.transpose(0, 2, 3, 1)
-        return array.reshape(shape) if array.shape == (1, shape[1] * shape[2], shape[3]) else array
-    if path.endswith("/spatial_mlp/kernel") and array.shape == (shape[0] * shape[1], shape[2], 1):
-        return array.reshape(shape).transpose(0, 2, 1)
-    if path.endswith("/spatial_mlp/bias") and array.shape == (shape[0] * shape[1],):
-        return array.reshape(shape)
-    if path == "mask_token/kernel" and array.shape == (1, *shape):
-        return array.reshape(shape)
-    if path == "decoder_0/kernel" and array.shape == (*shape[::-1], 1, 1):
-        return array.reshape(shape[::-1]).T
-    if not path.endswith("/kernel"):
-        return array
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-
-
-def assign(model, tensors, source, skip):
-    """Assigns `tensors` to the variables of `model`, all or none.
+def assign(model, checkpoint, path, skip_head=False):
+    """Assigns the tensors of a `Checkpoint` to the variables of a model, all or none.
 
     A model without a head is a backbone: the file's head, norms and later stages that it lacks are ignored, and its own
-    norms of stages that the file lacks stay initial.
+    norms of stages that the file lacks stay initial. Tables of another window and position embeddings of another grid are
+    resized, and a head of ImageNet-22K becomes that of the 1,000 classes of ImageNet-1K.
 
     Args:
         model: `keras.Model` made of our layers.
-        tensors: Dictionary from official names to arrays.
-        source: String. Where the tensors come from, for messages.
-        skip: Names that are left as they are, on both sides.
+        checkpoint: `Checkpoint`.
+        path: Where the tensors come from, for messages.
+        skip_head: Boolean. Whether the head is left as it is, on both sides.
 
     Returns:
-        The names that were assigned, those of the file that were ignored, and those of the model that stayed initial.
+        The names that were assigned, those of them that were resized or mapped on the way, those of the file that were
+        ignored, and those of the model that stayed initial.
 
     Raises:
         ValueError: If a variable has no tensor, a tensor has no variable, or shapes differ; the message lists all.
     """
-    variables = {official_name(v.path): v for v in model.weights}
-    if len(variables) < len(model.weights):
-        raise ValueError(f"The model {model.name!r} holds two layers of one name, as two Swins in one model do. Load each by itself.")
-    ignored, left_initial = [name for name in tensors if name in skip], [name for name in variables if name in skip]
-    if not any(name.startswith("head.") for name in variables):
-        last = last_stage(variables)
-        ignored += [name for name in tensors if name not in variables and _is_beyond(name, last)]
-        left_initial += [name for name in variables if name not in tensors and re.match(r"norm\d\.", name)]
+    variables, tensors = official_variables(model), dict(checkpoint.tensors)
+    ignored, left_initial = _leave_out(variables, tensors, checkpoint, skip_head)
     variables = {name: v for name, v in variables.items() if name not in left_initial}
-    tensors = {name: array for name, array in tensors.items() if name not in ignored}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in ignored}
     problems = []
     if missing := sorted(set(variables) - set(tensors)):
         problems.append(f"the model expects {_some(missing)}, which the file lacks")
     if extra := sorted(set(tensors) - set(variables)):
         problems.append(f"the file has {_some(extra)}, which the model lacks")
-    values = {}
+    windows = {name: block.attn.window for name, block in attention_blocks(model)}
+    fitted, resized = {}, []
     for name in sorted(set(variables) & set(tensors)):
-        values[name] = to_keras(tensors[name], variables[name].path, tuple(variables[name].shape))
-        if values[name].shape != tuple(variables[name].shape):
-            problems.append(f"{name} has shape {values[name].shape} where the model expects {tuple(variables[name].shape)}")
-        elif values[name].dtype.kind != "f" and values[name].dtype.name != "bfloat16":
-            problems.append(f"{name} holds {values[name].dtype} where the model expects floating-point numbers")
-        else:
-            with np.errstate(over="ignore"):
-                values[name] = values[name].astype("float32")
-                # A variable may hold less.
-                narrow = "float16" if variables[name].dtype == "float16" else "float32"
-                finite = np.all(np.isfinite(values[name].astype(narrow)))
-            if not finite:
-                problems.append(f"{name} holds values that are not finite in {narrow}")
+        shape = tuple(variables[name].shape)
+        fitted[name] = to_keras(tensors[name], variables[name].path, shape)
+        if fitted[name].shape != shape:
+            other = _resize(name, tensors[name], fitted[name], shape, windows, variables[name].path)
+            if other is not None:
+                fitted[name] = other
+                resized.append(name)
+        problems += _problems(name, fitted[name], variables[name], path)
     if problems:
-        hint = "Build the variant that the checkpoint was made for, with its `num_classes` and `window_size`"
-        if "relative_position_bias_table has shape" in "; ".join(problems[:6]):
-            hint += "; `input_shape` and `window_fit` decide too how large a window and its bias table are"
-        raise ValueError(f"{source} does not match the model {model.name!r}: {'; '.join(problems[:6])}. {hint}.")
-    for name, value in values.items():
-        variables[name].assign(value)
-    return list(values), ignored, left_initial
+        raise ValueError(f"{path} does not match the model {model.name!r}: {'; '.join(problems[:6])}. {_hint(problems, variables, tensors)}.")
+    # Read once more, now that all are known to be good: a large checkpoint is never in memory as a whole.
+    for name, tensor in fitted.items():
+        variables[name].assign(_read(tensor, path))
+    return list(fitted), resized, ignored, left_initial
+
+
+def _leave_out(variables, tensors, checkpoint, skip_head):
+    """Returns the names of the file and those of the model that need no counterpart."""
+    ignored, left_initial = [], []
+    if skip_head:
+        ignored = [name for name in tensors if name in HEAD or (name not in variables and (name in _PRETRAINING or name in checkpoint.outside))]
+        left_initial = [name for name in variables if name in HEAD]
+    if not any(name.startswith("head.") for name in variables):
+        last = last_stage(variables)
+        beyond = [name for name in tensors if name not in variables and (_is_beyond(name, last) or name in checkpoint.outside)]
+        ignored += [name for name in beyond if name not in ignored]
+        left_initial += [name for name in variables if name not in tensors and re.match(r"norm\d\.", name)]
+    return ignored, left_initial
 
 
 def _is_beyond(name, last):
-    """Whether a tensor belongs behind the last stage of a backbone: a norm, the head, a later stage, the way there."""
+    """Whether a tensor belongs behind the last stage of a backbone: a norm, a head, a later stage, the way there."""
     stage = re.match(r"layers\.(\d+)\.(downsample\.)?", name)
-    return bool(re.match(r"(head|norm\d*)\.", name)) or (bool(stage) and (int(stage[1]) > last or (bool(stage[2]) and int(stage[1]) == last)))
+    later = bool(stage) and (int(stage[1]) > last or (bool(stage[2]) and int(stage[1]) == last))
+    return later or name in _PRETRAINING or bool(re.match(r"(head|norm\d*)\.", name))
+
+
+def _resize(name, tensor, fitted, shape, windows, path):
+    """Returns a tensor for another window, grid or list of classes than the file's; `None` if none can be made."""
+    if name.endswith(".relative_position_bias_table") and fitted.ndim == 2 and fitted.shape[1] == shape[1]:
+        return resize_bias_table(fitted, windows[name.split(".attn.")[0]])
+    if name == "absolute_pos_embed" and fitted.ndim in (3, 4) and fitted.shape[0] == 1 and fitted.shape[-1] == shape[-1]:
+        return resize_position_embedding(fitted, shape[1:3])
+    if name in HEAD and tensor.ndim and tensor.shape[0] == CLASSES_MAPPED_TO.get(shape[-1]):
+        return to_keras(tensor.take(classes_1k_in_22k()), path, shape)
+    return None
+
+
+@functools.cache
+def classes_1k_in_22k():
+    """Returns the index in ImageNet-22K of each class of ImageNet-1K, from the official list."""
+    lines = (pathlib.Path(__file__).parent / "imagenet_22k_to_1k.txt").read_text(encoding="ascii").splitlines()
+    return [int(line) for line in lines if not line.startswith("#")]
+
+
+def _problems(name, tensor, variable, path):
+    """Returns what keeps a tensor from being assigned to a variable, in a list of at most one."""
+    expected = tuple(variable.shape)
+    if tensor.shape != expected:
+        return [f"{name} has shape {tensor.shape} where the model expects {expected}"]
+    if tensor.dtype not in _FLOATS:
+        return [f"{name} holds {tensor.dtype} where the model expects floating-point numbers"]
+    # A variable may hold less.
+    narrow = "float16" if variable.dtype == "float16" else "float32"
+    with np.errstate(over="ignore"):
+        finite = np.all(np.isfinite(_read(tensor, path).astype(narrow, copy=False)))
+    return [] if finite else [f"{name} holds values that are not finite in {narrow}"]
+
+
+def _read(tensor, path):
+    try:
+        with np.errstate(over="ignore"):
+            return tensor.read().astype("float32", copy=False)
+    except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: its tensors cannot be read ({error}). Download or save it again.") from error
+
+
+def _hint(problems, variables, tensors):
+    hint = "Build the variant that the checkpoint was made for, with its `num_classes` and `window_size`"
+    if any("relative_position_bias_table has shape" in problem for problem in problems):
+        hint += "; `input_shape` and `window_fit` decide too how large a window and its bias table are"
+    if "head.bias" in variables and ("head.bias" not in tensors or tensors["head.bias"].shape != tuple(variables["head.bias"].shape)):
+        hint += "; `skip_head=True` leaves the head initial"
+    return hint
 
 
 def _some(names, limit=8):

@@ -176,7 +176,7 @@ def test_nano_shifts_with_a_mask_in_its_first_stage_and_is_one_window_in_its_sec
     blocks = {layer.name: layer for layer in model.layers if isinstance(layer, SwinBlock)}
     assert blocks["layers_0_blocks_0"].fitted_shift == (0, 0)
     assert blocks["layers_0_blocks_1"].fitted_shift == (2, 2)
-    assert blocks["layers_0_blocks_1"]._mask.min() == -100
+    assert blocks["layers_0_blocks_1"].attention_mask.min() == -100
     assert blocks["layers_1_blocks_1"].grid == blocks["layers_1_blocks_1"].fitted_window == (4, 4)
     assert blocks["layers_1_blocks_1"].fitted_shift == (0, 0)
     assert sum(isinstance(layer, swin_keras.layers.PatchMerging) for layer in model.layers) == 1

@@ -8,28 +8,37 @@ import pytest
 from conftest import GOLDENS
 
 import swin_keras
+from swin_keras.weights import read_checkpoint
+
+DIALECTS = ("official", "huggingface", "timm", "torchvision", "keras_hub")
 
 CLASSIFIERS = [
-    "official_options",
-    "official_clamped",
-    "official_v2",
-    "official_v2_pretrained",
-    "official_v2_no_bias",
-    "official_mlp",
-    "huggingface_padded",
-    "huggingface_v2",
-    "huggingface_v2_padded",
-    "timm",
-    "timm_rectangular_window",
-    "timm_windows_of_stages",
-    "timm_v2",
-    "torchvision",
-    "torchvision_v2",
+    "official_options.safetensors",
+    "official_clamped.safetensors",
+    "official_v2.pth",
+    "official_v2_pretrained.safetensors",
+    "official_v2_no_bias.safetensors",
+    "official_mlp.pth",
+    "huggingface_padded.safetensors",
+    "huggingface_v2.safetensors",
+    "huggingface_v2_padded.safetensors",
+    "huggingface_position.safetensors",
+    "timm.safetensors",
+    "timm_rectangular_window.safetensors",
+    "timm_windows_of_stages.safetensors",
+    "timm_v2.safetensors",
+    "torchvision.pth",
+    "torchvision_v2.pth",
+    "mmpretrain.pth",
+    "mmpretrain_v2.pth",
+    "keras_hub.keras",
 ]
+BACKBONES = ["detection.safetensors", "detection.pth", "mmdet.pth", "huggingface_backbone.safetensors"]
+SIMMIM = ["official_simmim.pth", "official_simmim_v2.pth", "huggingface_simmim.safetensors", "huggingface_simmim_v2.safetensors"]
 
 
-def read(golden):
-    stored = dict(np.load(GOLDENS / f"{golden}.npz"))
+def read(file):
+    stored = dict(np.load((GOLDENS / file).with_suffix(".npz")))
     return json.loads(str(stored.pop("config"))), stored.pop("pictures").astype("float32"), stored
 
 
@@ -50,50 +59,64 @@ def assert_equal(received, expected, name, golden):
     assert difference < bound, f"{name}: {difference:.1e} of the largest value"
 
 
-@pytest.mark.parametrize("golden", CLASSIFIERS)
-def test_logits_and_every_stage_equal_the_reference(golden):
-    config, pictures, expected = read(golden)
-    model = swin_keras.create_model(row(golden), num_classes=7, **config)
-    swin_keras.load_weights(model, GOLDENS / f"{golden}.safetensors")
+@pytest.mark.parametrize("file", CLASSIFIERS)
+def test_logits_and_every_stage_equal_the_reference(file):
+    config, pictures, expected = read(file)
+    expected.pop("features", None)
+    model = swin_keras.create_model(row(file), num_classes=7, **config)
+    report = swin_keras.load_weights(model, GOLDENS / file)
+    assert report.source == ("mmdet" if "mmpretrain" in file else next(s for s in DIALECTS if file.startswith(s)))
+    assert report.left_initial == report.resized == []
     assert all(np.all(keras.ops.convert_to_numpy(w) != 0) for w in model.weights)
     last = {}
     for layer in model.layers:
         if "_blocks_" in layer.name:
             last[f"stage{int(layer.name.split('_')[1]) + 1}"] = layer.output
     outputs = keras.Model(model.input, {"logits": model.output, **last})(pictures)
+    assert set(expected) <= set(outputs)
+    for name in expected:
+        assert_equal(outputs[name], expected[name], name, file)
+
+
+@pytest.mark.parametrize("file", ["huggingface_padded.safetensors", "huggingface_v2_padded.safetensors", "torchvision.pth", "torchvision_v2.pth"])
+def test_a_padded_model_of_unknown_size_equals_the_reference(file):
+    config, pictures, expected = read(file)
+    model = swin_keras.create_model(row(file), num_classes=7, **{**config, "input_shape": (None, None, 3)})
+    swin_keras.load_weights(model, GOLDENS / file)
+    assert_equal(model(pictures), expected["logits"], "logits", file)
+
+
+@pytest.mark.parametrize("file", BACKBONES)
+@pytest.mark.parametrize("known", [True, False], ids=["static", "unknown size"])
+def test_backbone_equals_that_of_detectors_and_transformers(known, file):
+    config, pictures, expected = read(file)
+    shape = config.pop("input_shape")
+    backbone = swin_keras.create_backbone("swin_tiny_patch4_window7_224", GOLDENS / file, shape if known else (None, None, 3), **config)
+    outputs = backbone(pictures)
     assert set(outputs) == set(expected)
     for name in expected:
-        assert_equal(outputs[name], expected[name], name, golden)
+        assert_equal(outputs[name], expected[name], name, file)
 
 
-@pytest.mark.parametrize("golden", ["huggingface_padded", "huggingface_v2_padded", "torchvision", "torchvision_v2"])
-def test_a_padded_model_of_unknown_size_equals_the_reference(golden):
-    config, pictures, expected = read(golden)
-    model = swin_keras.create_model(row(golden), num_classes=7, **{**config, "input_shape": (None, None, 3)})
-    swin_keras.load_weights(model, GOLDENS / f"{golden}.safetensors")
-    assert_equal(model(pictures), expected["logits"], "logits", golden)
-
-
-@pytest.mark.parametrize("known", [True, False], ids=["static", "unknown size"])
-def test_backbone_equals_the_official_detector(known):
-    config, pictures, expected = read("detection")
-    shape = config.pop("input_shape")
-    backbone = swin_keras.create_backbone(
-        "swin_tiny_patch4_window7_224", GOLDENS / "detection.safetensors", shape if known else (None, None, 3), **config
-    )
-    outputs = backbone(pictures)
-    assert set(outputs) == {"stage1", "stage2", "stage3", "stage4"}
-    for name in expected:
-        assert_equal(outputs[name], expected[name], name, "detection")
-
-
-@pytest.mark.parametrize("golden", ["official_simmim", "official_simmim_v2"])
-def test_simmim_reconstructs_and_scores_as_the_reference(golden):
-    config, pictures, expected = read(golden)
-    model = swin_keras.models.create_simmim(row(golden), **config)
-    report = swin_keras.load_weights(model, GOLDENS / f"{golden}.safetensors")
+@pytest.mark.parametrize("file", SIMMIM)
+def test_simmim_reconstructs_and_scores_as_the_reference(file):
+    config, pictures, expected = read(file)
+    model = swin_keras.models.create_simmim(row(file), **config)
+    report = swin_keras.load_weights(model, GOLDENS / file)
     assert {"mask_token", "decoder.0.weight"} <= set(report.loaded)
     inputs = {"image": pictures, "mask": expected["mask"]}
-    assert_equal(model(inputs), expected["reconstruction"], "reconstruction", golden)
+    assert_equal(model(inputs), expected["reconstruction"], "reconstruction", file)
     model.compile("sgd")
     np.testing.assert_allclose(model.evaluate(inputs, verbose=0), expected["loss"], rtol=1e-5)
+
+
+def test_a_backbone_takes_the_weights_of_kerashub_without_its_last_norm():
+    config, pictures, expected = read("keras_hub.keras")
+    backbone = swin_keras.create_backbone("swin_tiny_patch4_window7_224", window_fit="clamp", output_norm=False, **config)
+    report = swin_keras.load_weights(backbone, GOLDENS / "keras_hub.weights.h5")
+    assert report.source == "keras_hub" and report.ignored == ["norm.weight", "norm.bias"]
+    gamma, beta = (tensor.read() for tensor in map(read_checkpoint(GOLDENS / "keras_hub.weights.h5").tensors.get, ("norm.weight", "norm.bias")))
+    norm = keras.layers.LayerNormalization(epsilon=1e-5)
+    norm.build((None, 3, 6, 16))
+    norm.set_weights([gamma, beta])
+    assert_equal(norm(backbone(pictures)["stage2"]), expected["features"], "features", "keras_hub.weights.h5")
