@@ -14,8 +14,13 @@ BACKEND_TESTS := tests/test_conformance.py tests/layers tests/weights tests/mode
 JAX := jax
 # A CPU build.
 TORCH := torch==2.13.0
+# The original libraries load what `save_weights` writes. Without their dependencies, of which torch may be another build. The official
+# code is on no index: OFFICIAL and DETECTION are clones of microsoft/Swin-Transformer and SwinTransformer/Swin-Transformer-Object-Detection.
+REFERENCES := timm==1.0.31 torchvision==0.28.0
+OFFICIAL ?=
+DETECTION ?=
 
-.PHONY: demo install lint test test-all test-jax test-torch clean
+.PHONY: demo install lint test test-all test-jax test-torch test-reference clean
 
 demo: $(INSTALLED)
 	$(BIN)/swin-keras demo --out demo-out
@@ -36,8 +41,11 @@ test-all: lint
 test-jax test-torch: test-%: .venv-%/.installed
 	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest $(BACKEND_TESTS)
 
+test-reference: .venv-reference/.installed
+	KERAS_BACKEND=torch SWIN_OFFICIAL="$(OFFICIAL)" SWIN_DETECTION="$(DETECTION)" .venv-reference/bin/python -m pytest tests/reference/check_*.py
+
 clean:
-	rm -rf $(VENV) $(BACKENDS:%=.venv-%) build *.egg-info
+	rm -rf $(VENV) $(BACKENDS:%=.venv-%) .venv-reference build *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'swin-keras needs Python 3.11 or newer: make PYTHON=python3.11 ...')"
@@ -57,4 +65,11 @@ $(BACKENDS:%=.venv-%/.installed): %/.installed: setup.py tests/requirements-back
 	$(PYTHON) -m venv $*
 	$*/bin/python -m pip install $(BACKEND) -r tests/requirements-backend.txt
 	$*/bin/python -m pip install --no-deps --editable .
+	touch $@
+
+.venv-reference/.installed: setup.py tests/requirements-backend.txt tests/requirements-reference.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install $(TORCH) -r tests/requirements-backend.txt -r tests/requirements-reference.txt
+	$(@D)/bin/python -m pip install --no-deps $(REFERENCES)
+	$(@D)/bin/python -m pip install --no-deps --editable .
 	touch $@
