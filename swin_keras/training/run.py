@@ -10,6 +10,7 @@ import os
 import pathlib
 import platform
 import sys
+import warnings
 import zipfile
 
 import keras
@@ -19,11 +20,12 @@ import tensorflow as tf
 from swin_keras.edge_demo import Classifier
 from swin_keras.models import create_model, get_variant
 from swin_keras.training.augmentation import random_affine
-from swin_keras.training.data import load_data
+from swin_keras.training.data import FolderData, load_data, take_rows
 from swin_keras.training.recipes import RECIPES
 from swin_keras.version import __version__
 
 NO_DECAY = ["bias", "gamma", "beta"]  # "bias" is also in relative_position_bias_table
+_PARTIAL_CONFIG = "config.json.partial"
 
 
 def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_size=None, weights=None, strategy="auto", callbacks=(), log=print):
@@ -35,7 +37,7 @@ def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_siz
     folder it returns at once.
 
     Args:
-        data: `"digits"`.
+        data: `"digits"`, or `"folder:PATH"` for pictures of your own; `load_data` says how the folder is built.
         variant: String. A key of `VARIANTS`.
         workdir: Path of the folder for config.json, model.keras (best validation epoch), final.keras (last step),
             history.csv and checkpoints/. Made if missing.
@@ -43,7 +45,7 @@ def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_siz
         seed: Integer. Decides the initial weights, the order of pictures and every random change to them.
         epochs: Integer. Replaces the recipe's.
         batch_size: Integer. Replaces the recipe's.
-        weights: Path of a checkpoint to start from, or `None`.
+        weights: What to start from, as in `create_model`, or `None`. `log` is told if the head stays initial.
         strategy: `"auto"` or `"one"`: one device, the first that TensorFlow finds.
         callbacks: Further Keras callbacks.
         log: Function that is called with each line of progress.
@@ -52,7 +54,8 @@ def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_siz
         The best epoch's `keras.Model`.
 
     Raises:
-        ValueError: If an argument is unknown or does not fit, or `workdir` holds another run.
+        ValueError: If an argument is unknown or does not fit, the folder of `data` cannot be used, or `workdir` holds
+            another run, or one on pictures that have changed.
     """
     if not isinstance(workdir, (str, os.PathLike)):
         raise ValueError(f"Expected the path of a folder as workdir. Received: {workdir!r}.")
@@ -66,12 +69,12 @@ def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_siz
     seed = int(seed)
     keras.utils.set_random_seed(seed)
     input_shape = (get_variant(variant).image_size,) * 2 + (3,)
-    images = load_data(data, input_shape)
-    model = create_model(variant, weights=weights, num_classes=len(images.labels))
-    pixels, classes = images.pixels("train")
-    steps = len(classes) // recipe.batch_size
-    if steps == 0:
-        raise ValueError(f"`batch_size` must be at most the {len(classes)} training pictures. Received: batch_size={recipe.batch_size}.")
+    images = load_data(data, input_shape, log=log)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        model = create_model(variant, weights=weights, num_classes=len(images.labels))
+    for note in notes:  # such as that the head stays initial
+        log(str(note.message))
     config = {
         "variant": variant,
         "data": data,
@@ -83,11 +86,23 @@ def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_siz
         "strategy": "one",
         "replicas": 1,
     }
-    versions = {"swin-keras": __version__, "tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
-    _claim(workdir, config, versions)
+    if isinstance(images, FolderData):
+        config["pictures"] = images.fingerprint
+    # Before the pictures are read, which takes minutes when they are many.
+    _holds_run(workdir, config)
     if (workdir / "final.keras").is_file():
         log(f"{workdir} holds the finished run")
         return keras.models.load_model(workdir / "model.keras")
+
+    pixels, classes = images.pixels("train")
+    steps = len(classes) // recipe.batch_size
+    if steps == 0:
+        raise ValueError(f"`batch_size` must be at most the {len(classes)} training pictures. Received: batch_size={recipe.batch_size}.")
+    if isinstance(images, FolderData):
+        config["skipped"] = images.skipped
+    versions = {"swin-keras": __version__, "tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
+    if not _holds_run(workdir, config):
+        _write_config(workdir, {**config, "versions": versions})
 
     optimizer = _optimizer(recipe, steps)
     # Before compiling: else the optimizer makes its slots inside the first trace, and the step is traced twice.
@@ -101,14 +116,14 @@ def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_siz
         log(f"resumed from epoch {first_epoch} of {recipe.epochs}")
     elif recipe.jit_compile:
         log("XLA compiles the step first: the first epoch takes longest")
-    validation, validation_classes = images.inputs("validation")
+    # Whoever made the batch smaller had little memory; without gradients more pictures fit than in a training step.
+    validation = images.batches("validation", min(256, 4 * recipe.batch_size))
     model.fit(
         training_batches(pixels, classes, images, recipe, seed, steps, first_epoch),
         initial_epoch=first_epoch,
         epochs=recipe.epochs,
         steps_per_epoch=steps,
-        validation_data=(validation, keras.utils.to_categorical(validation_classes, len(images.labels))),
-        validation_batch_size=256,
+        validation_data=validation.map(lambda inputs, classes: (inputs, tf.one_hot(classes, len(images.labels)))),
         # A bar that redraws itself is for a terminal; elsewhere a line for each epoch.
         verbose=1 if sys.stdout.isatty() else 2,
         callbacks=[keeper, *callbacks],
@@ -120,35 +135,42 @@ def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_siz
     return keras.models.load_model(workdir / "model.keras")
 
 
-def evaluate(model_or_bundle, data):
+def evaluate(model_or_bundle, data, log=print):
     """Measures the accuracy of a classifier.
 
     Args:
         model_or_bundle: `keras.Model` from normalized pictures to one score for each class, or the path of a bundle,
             whose recommended file for a CPU then runs on the device runtime.
-        data: `"digits"`, for its test split; or a pair of normalized float32 pictures `(n, height, width, 3)` and class
-            indices `(n,)`.
+        data: `"digits"` or `"folder:PATH"`, for its test split, which `load_data` makes; or a pair of normalized float32
+            pictures `(n, height, width, 3)` and class indices `(n,)`.
+        log: Function that is called with each line of progress.
 
     Returns:
         A dictionary: `top1`, a fraction, and `samples`.
 
     Raises:
-        ValueError: If the bundle or the data cannot be used.
+        ValueError: If the bundle or the data cannot be used, or the folder has another number of classes than the model.
     """
     if isinstance(model_or_bundle, keras.Model):
-        input_shape = model_or_bundle.input_shape[1:]
+        input_shape, class_count = model_or_bundle.input_shape[1:], model_or_bundle.output_shape[-1]
 
         def scores_of(pictures):
             return model_or_bundle.predict(pictures, batch_size=256, verbose=0)
     else:
         classifier = Classifier(model_or_bundle)
-        input_shape = classifier.description["input"]["shape"][1:]
+        input_shape, class_count = classifier.description["input"]["shape"][1:], classifier.model.output_shape[-1]
 
         def scores_of(pictures):
             return np.stack([classifier.probabilities(picture[None]) for picture in pictures])
 
-    pictures, classes = load_data(data, input_shape).inputs("test") if isinstance(data, str) else data
-    return {"top1": float(np.mean(scores_of(pictures).argmax(-1) == classes)), "samples": len(classes)}
+    batches = [data]
+    if isinstance(data, str):
+        images = load_data(data, input_shape, splits=("test",), log=log)
+        if isinstance(images, FolderData) and len(images.labels) != class_count:
+            raise ValueError(f"Expected the model's {class_count} classes in {images.path!r}. Received: {len(images.labels)} classes.")
+        batches = images.batches("test", 64).as_numpy_iterator()
+    right = np.concatenate([scores_of(pictures).argmax(-1) == classes for pictures, classes in batches])
+    return {"top1": float(np.mean(right)), "samples": len(right)}
 
 
 def training_batches(pixels, classes, images, recipe, seed, steps, first_epoch):
@@ -156,14 +178,13 @@ def training_batches(pixels, classes, images, recipe, seed, steps, first_epoch):
 
     Which pictures a step sees, and how they are changed, follows from the seed and the number of the step alone.
     """
-    pixels, count = tf.constant(pixels), len(classes)
-    targets = tf.one_hot(classes, len(images.labels))
+    count, targets = len(classes), tf.one_hot(classes, len(images.labels))
 
     def batch(step):
         # Each epoch is a permutation of its own; what does not fill a batch waits for another epoch.
         positions = step % steps * recipe.batch_size + tf.range(recipe.batch_size, dtype=tf.int64)
         chosen = tf.random.experimental.index_shuffle(positions, tf.stack([tf.constant(seed, tf.int64), step // steps]), tf.cast(count - 1, tf.int64))
-        changed = random_affine(tf.cast(tf.gather(pixels, chosen), tf.float32), tf.stack([tf.constant(seed, tf.int64), step]), **recipe.augmentation)
+        changed = random_affine(tf.cast(take_rows(pixels, chosen), tf.float32), tf.stack([tf.constant(seed, tf.int64), step]), **recipe.augmentation)
         return images.preprocessing.normalize(changed), tf.gather(targets, chosen)
 
     return tf.data.Dataset.range(first_epoch * steps, recipe.epochs * steps).map(batch).prefetch(tf.data.AUTOTUNE)
@@ -271,8 +292,8 @@ def _optimizer(recipe, steps):
     return optimizer
 
 
-def _claim(workdir, config, versions):
-    """Writes config.json into a new folder, or makes sure that the folder holds this very run."""
+def _holds_run(workdir, config):
+    """Returns whether the folder holds this very run; raises a `ValueError` if it holds anything else."""
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"Expected a folder as workdir. Received: {str(workdir)!r}, which is a file.")
     path = workdir / "config.json"
@@ -287,13 +308,17 @@ def _claim(workdir, config, versions):
         differing = [f"{key} {there.get(key)!r} there, {value!r} here" for key, value in here.items() if there.get(key) != value]
         if differing:
             raise ValueError(f"{str(workdir)!r} holds another run ({'; '.join(differing)}). Choose another workdir, or the same arguments.")
-        return
-    partial = workdir / "config.json.partial"
-    if workdir.is_dir() and any(path != partial for path in workdir.iterdir()):
+        return True
+    if workdir.is_dir() and any(path.name != _PARTIAL_CONFIG for path in workdir.iterdir()):
         raise ValueError(f"Expected a new or empty folder, or an earlier run. Received: {str(workdir)!r}, which holds other files.")
+    return False
+
+
+def _write_config(workdir, config):
     workdir.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps({**config, "versions": versions}, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    partial = workdir / _PARTIAL_CONFIG
+    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    partial.replace(workdir / "config.json")
 
 
 def _flat(config):

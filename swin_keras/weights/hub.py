@@ -105,9 +105,11 @@ def _download(repository, revision, name):
 
 
 def _offline(origin):
+    if not origin.startswith(_PREFIX):
+        return False
     import huggingface_hub
 
-    return origin.startswith(_PREFIX) and huggingface_hub.constants.HF_HUB_OFFLINE
+    return huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def _read_json(path, what):

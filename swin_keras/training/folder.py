@@ -1,0 +1,226 @@
+"""Pictures in a folder for each class: found, split and read."""
+
+import concurrent.futures
+import hashlib
+import os
+import time
+import warnings
+
+import numpy as np
+
+from swin_keras.edge_demo import open_picture, preprocess
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+# Of the resized pictures, which stay in memory as bytes: 57,000 of 224x224.
+MAX_PIXEL_BYTES = 8 * 2**30
+_SPLIT_OF_FOLDER = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+_SECONDS_BETWEEN_LINES = 10
+
+
+def find_pictures(folder, log):
+    """Finds the pictures of a folder and splits them, always the same way. Opens none.
+
+    The folder holds a sub-folder for each class. Or it holds `train` and, where there are such, `val` (or `valid`, or
+    `validation`) and `test`, in upper or lower case, each with a sub-folder for each class.
+
+    Without a folder for validation, a fifth of each class is split off the training pictures for it, and without both,
+    another fifth for test: rounded, but at least one picture while one is left for training, drawn from the sorted file
+    names by a fixed seed. With a folder for validation but none for test, the validation pictures are the test pictures too.
+
+    Hidden files and folders, files without one of `SUFFIXES`, and folders inside a class are ignored.
+
+    Args:
+        folder: Path.
+        log: Function that is called with a line on folders that were ignored.
+
+    Returns:
+        Class names, sorted, and a dictionary from `"train"`, `"validation"` and `"test"` to pairs: a list of `n` paths and
+        int32 class indices `(n,)`.
+
+    Raises:
+        ValueError: If the folder is built in another way, lacks pictures or has fewer than two classes.
+    """
+    if not os.path.isdir(folder):
+        problem = "is a file" if os.path.exists(folder) else "does not exist"
+        raise ValueError(f"Expected a folder that holds a sub-folder for each class. Received: {folder!r}, which {problem}. Check the path.")
+    names = _folders_in(folder)
+    split_of = {name: _SPLIT_OF_FOLDER[name.casefold()] for name in names if name.casefold() in _SPLIT_OF_FOLDER}
+    # A class may be called "train", beside "bus" and "car": its folder then holds pictures, not folders.
+    if not split_of or (len(split_of) < len(names) and not any(_folders_in(os.path.join(folder, name)) for name in split_of)):
+        classes = _classes_in(folder)
+        return list(classes), _split_off(folder, classes, ["validation", "test"])
+
+    found = {}
+    for name, split in split_of.items():
+        if split in found:
+            same = " and ".join(repr(other) for other in split_of if split_of[other] == split)
+            raise ValueError(f"Expected one folder for {split} in {folder!r}. Received: {same}. Keep one of them there.")
+        found[split] = _classes_in(os.path.join(folder, name))
+    if "train" not in found:
+        raise ValueError(f"Expected a folder 'train' in {folder!r}. Received: {_some(split_of)}. Add it, or give a folder of classes.")
+    for name, split in split_of.items():
+        if differing := sorted(found["train"].keys() ^ found[split].keys()):
+            raise ValueError(
+                f"Expected the same classes in 'train' and {name!r} of {folder!r}. Received: {_some(differing)} in one of them only. "
+                "Add or remove sub-folders."
+            )
+    if ignored := [name for name in names if name not in split_of]:
+        log(f"ignored in {folder!r}: {_some(ignored)}")
+    splits = {split: _flat(classes) for split, classes in found.items()}
+    if "validation" not in splits:
+        splits |= _split_off(folder, found["train"], [split for split in ("validation", "test") if split not in splits])
+    splits.setdefault("test", splits["validation"])
+    return list(found["train"]), splits
+
+
+def fingerprint(labels, splits):
+    """Returns how many pictures each split has, and the sha256 of their classes, file names and sizes."""
+    digest = hashlib.sha256()
+    for split, (paths, classes) in splits.items():
+        for path, index in zip(paths, classes, strict=True):
+            size = os.path.getsize(path) if os.path.exists(path) else 0
+            digest.update(os.fsencode(f"{split}/{labels[index]}/{os.path.basename(path)}/{size}\n"))
+    return {**{split: len(paths) for split, (paths, _) in splits.items()}, "sha256": digest.hexdigest()}
+
+
+def check_size(folder, count, crop):
+    """Raises a `ValueError` if the pixels of so many pictures are more than `MAX_PIXEL_BYTES`."""
+    needed = count * crop[0] * crop[1] * 3
+    if needed > MAX_PIXEL_BYTES:
+        raise ValueError(
+            f"Expected pictures that fit into {MAX_PIXEL_BYTES / 2**30:.3g} GiB of memory once resized to {crop[0]}x{crop[1]}. "
+            f"Received: {count:,} pictures in {folder!r}, which need {needed / 2**30:.3g} GiB. "
+            f"Use at most {MAX_PIXEL_BYTES // (needed // count):,} of them, or a variant for smaller pictures."
+        )
+
+
+def read_pictures(folder, paths, preprocessing, log):
+    """Reads, resizes and crops pictures as the device does, in parallel.
+
+    Args:
+        folder: Path that the pictures are below, for messages.
+        paths: List of `n` paths.
+        preprocessing: `Preprocessing`.
+        log: Function that is called with each line of progress, and with a line for each picture that was skipped.
+
+    Returns:
+        uint8 pixels `(m, *crop, 3)` of the pictures that could be read, and a boolean array `(n,)` which these are.
+
+    Raises:
+        ValueError: If more than one in a hundred pictures, and more than one picture, cannot be read.
+    """
+    pixels = np.empty((len(paths), *preprocessing.crop, 3), "uint8")
+    # From bytes to fractions; `rint` makes the very bytes of them again that Pillow made.
+    settings = {**preprocessing.to_dict(), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+    def read(row):
+        try:
+            if os.path.exists(paths[row]) and not os.path.isfile(paths[row]):
+                return f"{paths[row]!r} is no regular file"  # A pipe would never end.
+            pixels[row] = np.rint(preprocess(open_picture(paths[row]), settings)[0] * 255)
+        except Exception as error:  # Pillow's decoders raise what they like on damaged files.
+            return str(error)
+
+    problems = {}
+    next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+    # `open_picture` silences warnings and restores the filters, which threads do at each other's cost: here they are safe.
+    with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")
+        try:
+            for row, problem in enumerate(pool.map(read, range(len(paths)))):
+                if problem:
+                    problems[row] = problem
+                if time.monotonic() > next_line:
+                    log(f"read {row + 1:,} of {len(paths):,} pictures")
+                    next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+        finally:
+            pool.shutdown(cancel_futures=True)
+    names = [os.path.relpath(paths[row], folder) for row in problems]
+    # A single one is more than that in every small folder, and stops none.
+    if len(problems) > max(1, len(paths) / 100):
+        raise ValueError(
+            f"Expected pictures that can be read, but for one in a hundred. Received: {len(problems):,} of {len(paths):,} in {folder!r} that cannot: "
+            f"{_some(names)}. Repair or remove them. The first: {next(iter(problems.values()))}"
+        )
+    for name, problem in zip(names, problems.values(), strict=True):
+        log(f"skipped {name!r}: {problem}")
+    readable = np.ones(len(paths), bool)
+    readable[list(problems)] = False
+    # In place: a second copy may not fit.
+    for target, row in enumerate(np.flatnonzero(readable)):
+        if target != row:
+            pixels[target] = pixels[row]
+    return pixels[: readable.sum()], readable
+
+
+def _visible(folder):
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise ValueError(f"Expected a folder that can be read. Received: {folder!r} ({error.strerror}). Change its permissions.") from error
+
+
+def _folders_in(folder):
+    # Unlike a directory entry's `is_dir`, this takes a link that leads to itself.
+    return [name for name in _visible(folder) if os.path.isdir(os.path.join(folder, name))]
+
+
+def _classes_in(folder):
+    """Returns `{class name: sorted paths}`."""
+    classes = {}
+    for label in _folders_in(folder):
+        below = os.path.join(folder, label)
+        paths = [os.path.join(below, name) for name in _visible(below) if name.lower().endswith(SUFFIXES)]
+        classes[label] = [path for path in paths if not os.path.isdir(path)]
+    what = f"pictures ({' '.join(SUFFIXES)})"
+    if not classes:
+        raise ValueError(f"Expected a sub-folder of {what} for each class. Received: {folder!r}, which holds no sub-folder. Make one for each class.")
+    if not any(classes.values()):
+        raise ValueError(f"Expected {what} in the sub-folders of {folder!r}. Received: {_some(classes)}, which hold none. Check the path.")
+    if empty := [label for label, paths in classes.items() if not paths]:
+        raise ValueError(f"Expected {what} in each sub-folder of {folder!r}. Received: {_some(empty)} without any. Add some, or move it elsewhere.")
+    if len(classes) == 1:
+        raise ValueError(f"Expected at least two classes. Received: {folder!r}, which holds only {_some(classes)}. Add a sub-folder for each class.")
+    # What export could not write into labels.txt.
+    if bad := [label for label in classes if not label.strip() or len(label.splitlines()) > 1 or not _is_text(label)]:
+        raise ValueError(f"Expected sub-folders whose names are class names, on one line. Received: {_some(bad)} in {folder!r}. Rename it.")
+    return classes
+
+
+def _is_text(name):
+    try:
+        return bool(name.encode("utf-8"))
+    except UnicodeEncodeError:  # Bytes of another encoding.
+        return False
+
+
+def _split_off(folder, classes, splits):
+    """Splits a fifth of each class off the training pictures for each of `splits`."""
+    random = np.random.RandomState(0)  # Unlike `default_rng`, promised to stay the same in each version of numpy.
+    found = {split: {} for split in ("train", *splits)}
+    for label, paths in classes.items():
+        drawn = [paths[index] for index in random.permutation(len(paths))]
+        fifth = max(1, round(len(paths) / 5))
+        for split in splits:
+            taken = fifth if len(drawn) > 1 else 0
+            found[split][label], drawn = sorted(drawn[:taken]), drawn[taken:]
+        found["train"][label] = sorted(drawn)
+    for split in splits:
+        if not any(found[split].values()):
+            raise ValueError(
+                f"Expected at least {1 + len(splits)} pictures of a class in {folder!r}, to take some for {' and '.join(splits)}. "
+                f"Received: {max(map(len, classes.values()))} at most. Add pictures."
+            )
+    return {split: _flat(classes) for split, classes in found.items()}
+
+
+def _flat(classes):
+    """Returns the paths of all classes, and their class indices."""
+    paths = [path for group in classes.values() for path in group]
+    return paths, np.repeat(np.arange(len(classes), dtype="int32"), [len(group) for group in classes.values()])
+
+
+def _some(names, shown=3):
+    names = list(names)
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(map(repr, names[:shown])) + more
