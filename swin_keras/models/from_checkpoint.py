@@ -11,6 +11,7 @@ from swin_keras.models.classifier import classifier
 from swin_keras.models.simmim import SimMIM
 from swin_keras.models.variants import VARIANTS, create_model
 from swin_keras.weights import LoadReport, find_weights, is_keras_model, load_checkpoint, load_keras, pretrained_window, read_checkpoint, save_weights
+from swin_keras.weights.variables import official_name
 
 _WHAT = {"swin": "Swin V1", "swinv2": "Swin V2", "swin_mlp": "Swin-MLP"}
 # A window for the stages of which a checkpoint does not tell it; its weights are the same with any.
@@ -65,7 +66,7 @@ def convert_checkpoint(source, path, layout="official"):
     if is_keras_model(source):
         model = load_keras(source)
         save_weights(model, path, layout)
-        return LoadReport("swin_keras", [v.path for v in model.weights], [], [], [])
+        return LoadReport("swin_keras", [official_name(v.path) for v in model.weights], [], [], [])
     checkpoint = read_checkpoint(source)
     arguments, windows, input_shape = _describe(checkpoint, source)
     arguments["window_size"] = tuple(window or _ANY_WINDOW for window in windows)

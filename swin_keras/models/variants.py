@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import re
 
 from swin_keras.models.architecture import Architecture
@@ -187,14 +188,14 @@ def published_weights(name, weights):
     """Returns the address of a released tag of a model, and anything else as it is.
 
     Raises:
-        ValueError: If it is a tag, but not one of this model.
+        ValueError: If it is a single word, but no tag of this model and no file.
     """
-    if not isinstance(weights, str) or weights not in _TAGS.values():
+    if not isinstance(weights, str) or not re.fullmatch(r"\w+", weights) or os.path.exists(weights):
         return weights
     tags = released_tags(name)
     if weights not in tags:
         known = f"Its tags are {', '.join(tags)}" if tags else "No weights of it are on the hub"
-        raise ValueError(f"There are no weights {weights!r} of {name}. {known}; `weights` may also be a file.")
+        raise ValueError(f"There is no file {weights!r}, and there are no weights {weights!r} of {name}. {known}.")
     return tags[weights]
 
 
