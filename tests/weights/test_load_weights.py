@@ -517,3 +517,14 @@ def test_names_that_count_to_infinity_cost_nothing(tmp_path):
         path = rewrite(tmp_path, lambda tensors, name=name: tensors.update({name: np.ones(12, "float32")}))
         with pytest.raises(ValueError, match="numbers more stages or blocks than it has|cannot be read"):
             convert_checkpoint(path, tmp_path / "out.safetensors")
+
+
+def test_the_older_names_of_the_first_pre_trained_v2_are_read(tmp_path):
+    def change(tensors):
+        for name in [name for name in tensors if ".cpb_mlp." in name]:
+            tensors[name.replace(".cpb_mlp.", ".rpe_mlp.")] = tensors.pop(name)
+
+    sizes = {**GOLDEN_SIZES, "embed_dim": 8, "depths": (2, 2, 2), "num_heads": (1, 2, 4)}
+    simmim = swin_keras.models.create_simmim("swinv2_tiny_patch4_window8_256", input_shape=(48, 48, 3), **sizes)
+    report = swin_keras.load_weights(simmim, rewrite(tmp_path, change, "official_simmim_v2"))
+    assert len(report.loaded) == len(simmim.weights) and not any("rpe_mlp" in name for name in report.loaded)
