@@ -160,6 +160,7 @@ def _train(arguments):
 
 
 def _convert(arguments):
+    _start_tensorflow()
     from swin_keras.models import convert_checkpoint
 
     report = convert_checkpoint(arguments.source, arguments.destination, arguments.layout)

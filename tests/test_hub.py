@@ -317,7 +317,7 @@ def test_tags_follow_the_names_of_timm():
     }
     assert released_tags("swin_s3_base_224") == {"ms_in1k": "hf://timm/swin_s3_base_224.ms_in1k"}
     assert released_tags("swin_mlp_base_patch4_window7_224") == released_tags("swin_nano_patch4_window4_32") == {}
-    with pytest.raises(ValueError, match="no weights 'ms_in22k' of swin_s3_base_224. Its tags are ms_in1k"):
+    with pytest.raises(ValueError, match="there are no weights 'ms_in22k' of swin_s3_base_224. Its tags are ms_in1k"):
         swin_keras.create_model("swin_s3_base_224", weights="ms_in22k", embed_dim=24, num_heads=(1, 2, 4, 8), depths=(1, 1, 1, 1))
     # timm 1.0.31 lists as many with these tags, and no address twice.
     assert len({address for name in swin_keras.VARIANTS for address in released_tags(name).values()}) == 31
@@ -335,6 +335,12 @@ def test_tags_follow_the_names_of_timm():
         (b"{}", {**PROCESSOR, "size": {"longest_edge": 3}}, "is none that can be done here"),
         (b"{}", {**PROCESSOR, "image_mean": None}, "is none that can be done here"),
         (json.dumps({"pretrained_cfg": {"input_size": [3, 0, 0]}}).encode(), None, "is none that can be done here"),
+        (
+            json.dumps({"pretrained_cfg": {"input_size": [3, 9, 9], "crop_pct": 0, "test_crop_pct": 0}}).encode(),
+            None,
+            "is none that can be done here",
+        ),
+        (json.dumps({"id2label": {"0": "two\nlines"}}).encode(), None, "Expected names of classes"),
     ],
 )
 def test_a_folder_whose_description_is_wrong_is_refused(tmp_path, config, processor, message):

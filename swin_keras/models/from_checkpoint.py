@@ -10,12 +10,21 @@ from swin_keras.models.backbone import SwinBackbone
 from swin_keras.models.classifier import classifier
 from swin_keras.models.simmim import SimMIM
 from swin_keras.models.variants import VARIANTS, create_model
-from swin_keras.weights import LoadReport, find_weights, is_keras_model, load_checkpoint, load_keras, pretrained_window, read_checkpoint, save_weights
+from swin_keras.weights import (
+    LoadReport,
+    check_destination,
+    find_weights,
+    is_keras_model,
+    load_checkpoint,
+    load_keras,
+    pretrained_window,
+    read_checkpoint,
+    save_weights,
+    stored_window,
+)
 from swin_keras.weights.variables import official_name
 
 _WHAT = {"swin": "Swin V1", "swinv2": "Swin V2", "swin_mlp": "Swin-MLP"}
-# A window for the stages of which a checkpoint does not tell it; its weights are the same with any.
-_ANY_WINDOW = (7, 7)
 
 
 def create_model_from_checkpoint(path):
@@ -62,6 +71,7 @@ def convert_checkpoint(source, path, layout="official"):
     Raises:
         ValueError: If the source cannot be read, is incomplete, or has no place in the layout.
     """
+    check_destination(path, layout)  # before the work
     source = find_weights(source).path
     if is_keras_model(source):
         model = load_keras(source)
@@ -69,7 +79,8 @@ def convert_checkpoint(source, path, layout="official"):
         return LoadReport("swin_keras", [official_name(v.path) for v in model.weights], [], [], [])
     checkpoint = read_checkpoint(source)
     arguments, windows, input_shape = _describe(checkpoint, source)
-    arguments["window_size"] = tuple(window or _ANY_WINDOW for window in windows)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    arguments["window_size"] = tuple(window or _any_window(shapes, stage) for stage, window in enumerate(windows))
     model = _build(checkpoint, Architecture(**arguments, window_fit="pad"), input_shape)
     report = load_checkpoint(model, checkpoint, source)
     # Beside the norms of its stages, a backbone of transformers keeps a last one that it never uses.
@@ -98,14 +109,16 @@ def _describe(checkpoint, path):
     """Returns the arguments of an `Architecture` but for its window, the window of each stage or `None`, and an input shape."""
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     try:
-        return _read_shapes(checkpoint, shapes)
+        return _read_shapes(checkpoint, shapes, path)
     except (KeyError, IndexError, ValueError, ZeroDivisionError, TypeError) as error:
         raise ValueError(
             f"Expected the checkpoint of a Swin Transformer. {str(path)!r} lacks a tensor, or has one of no such shape: {error}."
         ) from error
 
 
-def _read_shapes(checkpoint, shapes):
+def _read_shapes(checkpoint, shapes, path):
+    if empty := [name for name, shape in shapes.items() if 0 in shape]:
+        raise ValueError(f"{empty[0]} is empty")
     blocks = [(int(match[1]), int(match[2])) for match in map(re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.").match, shapes) if match]
     count = 1 + max((stage for stage, _ in blocks), default=-1)
     if max(map(max, blocks), default=0) > len(blocks):
@@ -132,13 +145,13 @@ def _read_shapes(checkpoint, shapes):
         arguments["qkv_bias"] = any(name.endswith((".attn.qkv.bias", ".attn.q_bias")) for name in shapes)
     if family == "swinv2":
         arguments["relative_position_bias"] = any(".attn.cpb_mlp." in name for name in shapes)
-        scaling = [pretrained_window(checkpoint, block) for block in first]
+        scaling = [pretrained_window(checkpoint, block, path) for block in first]
         if None not in scaling:
             arguments["pretrained_window_sizes"] = tuple(scaling)
-    return arguments, tuple(_window(checkpoint, shapes, block, family) for block in first), _input_shape(shapes, channels, patch)
+    return arguments, tuple(_window(checkpoint, shapes, block, family, path) for block in first), _input_shape(shapes, channels, patch)
 
 
-def _window(checkpoint, shapes, block, family):
+def _window(checkpoint, shapes, block, family, path):
     """Returns the window of a stage as a pair, or `None` where weights do not depend on it or several have as many."""
     if family == "swinv2":
         table = checkpoint.buffers.get(f"{block}.attn.relative_coords_table")
@@ -146,8 +159,15 @@ def _window(checkpoint, shapes, block, family):
     if family == "swin_mlp":
         side = math.isqrt(shapes[f"{block}.spatial_mlp.weight"][1])
         return (side, side)
-    rows = shapes[f"{block}.attn.relative_position_bias_table"][0]
-    # A square window has (2 * side - 1) ** 2 rows. Others keep the product; which side is which, rows do not tell.
+    # A square window has (2 * side - 1) ** 2 rows; of others, rows do not tell which side is which.
+    side = math.isqrt(shapes[f"{block}.attn.relative_position_bias_table"][0])
+    square = side**2 == shapes[f"{block}.attn.relative_position_bias_table"][0] and side % 2
+    return stored_window(checkpoint, block, path) or (((side + 1) // 2,) * 2 if square else None)
+
+
+def _any_window(shapes, stage):
+    """Returns some window whose weights have the shapes that those of a stage have."""
+    rows = shapes.get(f"layers.{stage}.blocks.0.attn.relative_position_bias_table", (49,))[0]
     across = next(side for side in range(math.isqrt(rows), 0, -1) if rows % side == 0)
     return ((across + 1) // 2, (rows // across + 1) // 2)
 
@@ -160,6 +180,8 @@ def _input_shape(shapes, channels, patch):
         grid = places[1:]
     else:
         side = math.isqrt(places[0])
+        if side**2 != places[0]:
+            raise ValueError("absolute_pos_embed is of no square grid, so that its rows and columns are not known")
         grid = (side, side)
     return (grid[0] * patch[0], grid[1] * patch[1], channels)
 

@@ -190,7 +190,7 @@ def published_weights(name, weights):
     Raises:
         ValueError: If it is a single word, but no tag of this model and no file.
     """
-    if not isinstance(weights, str) or not re.fullmatch(r"\w+", weights) or os.path.exists(weights):
+    if not isinstance(weights, str) or not re.fullmatch(r"[\w-]+", weights) or os.path.exists(weights):
         return weights
     tags = released_tags(name)
     if weights not in tags:
@@ -220,7 +220,7 @@ def create_model(name, weights=None, input_shape=None, num_classes=None, classif
     Raises:
         ValueError: If the name or an override is unknown, an argument does not fit, or the weights do not match.
     """
-    variant = get_variant(name)
+    variant, weights = get_variant(name), published_weights(name, weights)
     input_shape = (variant.image_size, variant.image_size, 3) if input_shape is None else input_shape
     model = classifier(
         Architecture(**_arguments(variant, overrides, input_shape)),
@@ -230,7 +230,7 @@ def create_model(name, weights=None, input_shape=None, num_classes=None, classif
         name=name,
     )
     if weights is not None:
-        load_into_new_model(model, published_weights(name, weights))
+        load_into_new_model(model, weights)
     return model
 
 
@@ -255,10 +255,11 @@ def create_backbone(name, weights=None, input_shape=(None, None, 3), out_stages=
     Raises:
         ValueError: If the name or an override is unknown, an argument does not fit, or the weights do not match.
     """
+    weights = published_weights(name, weights)
     arguments = _arguments(get_variant(name), {"window_fit": "pad", **overrides})
     backbone = SwinBackbone(input_shape, out_stages, output_norm, return_attention, name=f"{name}_backbone", **arguments)
     if weights is not None:
-        load_into_new_model(backbone, published_weights(name, weights))
+        load_into_new_model(backbone, weights)
     return backbone
 
 

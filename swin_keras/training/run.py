@@ -71,7 +71,7 @@ def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_siz
     input_shape = (get_variant(variant).image_size,) * 2 + (3,)
     images = load_data(data, input_shape, log=log)
     with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", UserWarning)
         model = create_model(variant, weights=weights, num_classes=len(images.labels))
     for note in notes:  # such as that the head stays initial
         log(str(note.message))

@@ -1,16 +1,14 @@
 """From anyone's checkpoint to our variables and back, by name and array."""
 
 import dataclasses
-import math
 import warnings
 
-import numpy as np
-
-from swin_keras.weights.assign import CLASSES_MAPPED_TO, assign
+from swin_keras.weights.assign import CLASSES_MAPPED_TO, HEAD, assign
+from swin_keras.weights.buffers import pretrained_window, stored_window
 from swin_keras.weights.dialects import DIALECTS, Checkpoint, translate
 from swin_keras.weights.files import check_file, is_keras_model, load_keras, read_tensors
 from swin_keras.weights.hub import Published, find_weights
-from swin_keras.weights.layouts import LAYOUTS, official_values, save_weights
+from swin_keras.weights.layouts import LAYOUTS, check_destination, official_values, save_weights
 from swin_keras.weights.tensor import Tensor
 from swin_keras.weights.variables import attention_blocks, official_variables
 
@@ -19,6 +17,7 @@ __all__ = [
     "Checkpoint",
     "LoadReport",
     "Published",
+    "check_destination",
     "find_weights",
     "is_keras_model",
     "load_checkpoint",
@@ -28,6 +27,7 @@ __all__ = [
     "pretrained_window",
     "read_checkpoint",
     "save_weights",
+    "stored_window",
 ]
 
 
@@ -102,57 +102,55 @@ def load_weights(model, path, source="auto", skip_head=False):
 
 def load_checkpoint(model, checkpoint, path, skip_head=False):
     """`load_weights` for what `read_checkpoint` has read from `path` already."""
+    note = _other_pretrained_windows(model, checkpoint, path)
     loaded, resized, ignored, left_initial = assign(model, checkpoint, path, skip_head)
-    _compare_pretrained_windows(model, checkpoint, path)
+    if note:
+        warnings.warn(note, stacklevel=3)
     return LoadReport(checkpoint.source, loaded, resized, ignored + list(checkpoint.buffers), left_initial)
 
 
 def load_into_new_model(model, weights):
-    """`load_weights` for a fine-tuning start: a head of another class count stays initial, with a warning."""
+    """`load_weights` for a fine-tuning start: a head of another class count stays initial. Warnings say so, and what was resized."""
     path = find_weights(weights).path
     checkpoint = read_checkpoint(path)
-    heads = (tensors.get("head.bias") for tensors in (checkpoint.tensors, official_variables(model)))
-    found, expected = (None if bias is None else math.prod(bias.shape) for bias in heads)
+    found = _head_classes(checkpoint.tensors, path)
+    expected = _head_classes(official_variables(model), model.name)
     skip_head = expected is not None and found not in (expected, CLASSES_MAPPED_TO.get(expected, expected))
     report = load_checkpoint(model, checkpoint, path, skip_head)
+    notes = []
     if skip_head:
-        has = "no head" if found is None else f"a head for {found} classes"
-        warnings.warn(f"{path} has {has}; the head for {expected} stays initial.", stacklevel=3)
+        notes.append(f"{path} has {'no head' if found is None else f'a head for {found} classes'}; the head for {expected} stays initial.")
+    if initial := [name for name in report.left_initial if name not in HEAD]:
+        notes.append(f"{path} lacks {', '.join(initial[:2])} and the like, {len(initial)} in all, which stay initial.")
+    if resized := [name for name in report.resized if name not in HEAD]:
+        notes.append(f"{len(resized)} tensors of {path} were resized to other windows or another grid, such as {resized[0]}.")
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
     return report
 
 
-def pretrained_window(checkpoint, block):
-    """Returns the window by which V2 scales its position bias in a block, as far as the checkpoint stores it.
-
-    Args:
-        checkpoint: `Checkpoint`.
-        block: Official name of a block, such as `"layers.0.blocks.0"`.
-
-    Returns:
-        A pair of integers, or `None`.
-    """
-    table = checkpoint.buffers.get(f"{block}.attn.relative_coords_table")
-    if table is None or table.ndim != 4 or table.shape[-1] != 2 or table.shape[1] % 2 == 0 or table.shape[2] % 2 == 0:
+def _head_classes(tensors, where):
+    """Returns how many classes a head tells apart, `None` where there is none."""
+    found = [tensors[name].shape for name in HEAD if name in tensors]
+    if not found:
         return None
-    # The inverse of `layers.relative_position.log_spaced_coordinates`, at its last entry.
-    last = np.abs(table.read()[0, -1, -1].astype("float64"))
-    sides = [(side + 1) // 2 for side in table.shape[1:3]]
-    return tuple(1 if side == 1 else round(8 * (side - 1) / (2 ** (3 * value) - 1) + 1) for side, value in zip(sides, last, strict=True))
+    weight, bias = (*found, None) if len(found) == 1 else found
+    # Keras has the classes in the last axis.
+    if bias is None or len(weight) != 2 or len(bias) != 1 or bias[0] not in weight:
+        raise ValueError(f"{where} has a damaged head: {HEAD[0]} and {HEAD[1]} do not belong together.")
+    return bias[0]
 
 
-def _compare_pretrained_windows(model, checkpoint, path):
-    differing = {}
+def _other_pretrained_windows(model, checkpoint, path):
+    """Returns what is to be said if a file of V2 scales its position bias by another window than the model."""
+    sizes, differ = {}, False
     for name, block in attention_blocks(model):
-        own, stored = getattr(block.attn, "scaling_window", None), pretrained_window(checkpoint, name)
-        if own is not None and stored not in (None, own):
-            differing[name] = stored
-    if differing:
-        sizes = {}
-        for name, _ in attention_blocks(model):
-            stored = pretrained_window(checkpoint, name)
-            sizes[name.split(".")[1]] = stored if stored is None or stored[0] != stored[1] else stored[0]
-        warnings.warn(
-            f"{path} scales its position bias by another window than the model {model.name!r}, whose outputs will be others. "
-            f"Build it with pretrained_window_sizes={tuple(sizes.values())}.",
-            stacklevel=4,
-        )
+        own, stored = getattr(block.attn, "scaling_window", None), pretrained_window(checkpoint, name, path)
+        differ |= own is not None and stored not in (None, own)
+        sizes[name.split(".")[1]] = stored[0] if stored and stored[0] == stored[1] else stored
+    if not differ:
+        return None
+    return (
+        f"{path} scales its position bias by another window than the model {model.name!r}, whose outputs will be others. "
+        f"Build it with pretrained_window_sizes={tuple(sizes.values())}."
+    )

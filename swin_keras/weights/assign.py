@@ -3,20 +3,18 @@
 import functools
 import pathlib
 import re
-import zipfile
-import zlib
 
 import numpy as np
-import safetensors
 
+from swin_keras.weights.buffers import stored_window
 from swin_keras.weights.dialects import last_stage
 from swin_keras.weights.resize import resize_bias_table, resize_position_embedding
+from swin_keras.weights.tensor import FLOATS, read_tensor
 from swin_keras.weights.variables import attention_blocks, official_variables, to_keras
 
 HEAD = ("head.weight", "head.bias")
 # What masked image modelling has besides the encoder.
 _PRETRAINING = ("mask_token", "decoder.0.weight", "decoder.0.bias")
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 # The head of ImageNet-22K holds that of ImageNet-1K.
 CLASSES_MAPPED_TO = {1000: 21841}
 
@@ -51,21 +49,24 @@ def assign(model, checkpoint, path, skip_head=False):
     if extra := sorted(set(tensors) - set(variables)):
         problems.append(f"the file has {_some(extra)}, which the model lacks")
     windows = {name: block.attn.window for name, block in attention_blocks(model)}
+    tensors, mapped = _map_head(tensors, variables)
     fitted, resized = {}, []
     for name in sorted(set(variables) & set(tensors)):
         shape = tuple(variables[name].shape)
         fitted[name] = to_keras(tensors[name], variables[name].path, shape)
-        if fitted[name].shape != shape:
-            other = _resize(name, tensors[name], fitted[name], shape, windows, variables[name].path)
-            if other is not None:
-                fitted[name] = other
-                resized.append(name)
+        other = _resize(name, fitted[name], shape, windows, checkpoint, path)
+        if other is not None:
+            fitted[name] = other
+        if other is not None or name in mapped:
+            resized.append(name)
         problems += _problems(name, fitted[name], variables[name], path)
     if problems:
-        raise ValueError(f"{path} does not match the model {model.name!r}: {'; '.join(problems[:6])}. {_hint(problems, variables, tensors)}.")
+        more = f"; and {len(problems) - 6} more such" if len(problems) > 6 else ""
+        raise ValueError(f"{path} does not match the model {model.name!r}: {'; '.join(problems[:6])}{more}. {_hint(problems, variables, tensors)}.")
     # Read once more, now that all are known to be good: a large checkpoint is never in memory as a whole.
     for name, tensor in fitted.items():
-        variables[name].assign(_read(tensor, path))
+        with np.errstate(over="ignore"):
+            variables[name].assign(read_tensor(tensor, path).astype("float32", copy=False))
     return list(fitted), resized, ignored, left_initial
 
 
@@ -79,7 +80,8 @@ def _leave_out(variables, tensors, checkpoint, skip_head):
         last = last_stage(variables)
         beyond = [name for name in tensors if name not in variables and (_is_beyond(name, last) or name in checkpoint.outside)]
         ignored += [name for name in beyond if name not in ignored]
-        left_initial += [name for name in variables if name not in tensors and re.match(r"norm\d\.", name)]
+        norms = {name.split(".")[0] for name in tensors}
+        left_initial += [name for name in variables if re.match(r"norm\d\.", name) and name.split(".")[0] not in norms]
     return ignored, left_initial
 
 
@@ -87,17 +89,29 @@ def _is_beyond(name, last):
     """Whether a tensor belongs behind the last stage of a backbone: a norm, a head, a later stage, the way there."""
     stage = re.match(r"layers\.(\d+)\.(downsample\.)?", name)
     later = bool(stage) and (int(stage[1]) > last or (bool(stage[2]) and int(stage[1]) == last))
-    return later or name in _PRETRAINING or bool(re.match(r"(head|norm\d*)\.", name))
+    return later or name in _PRETRAINING or bool(re.fullmatch(r"(head|norm\d?)\.(weight|bias)", name))
 
 
-def _resize(name, tensor, fitted, shape, windows, path):
-    """Returns a tensor for another window, grid or list of classes than the file's; `None` if none can be made."""
-    if name.endswith(".relative_position_bias_table") and fitted.ndim == 2 and fitted.shape[1] == shape[1]:
-        return resize_bias_table(fitted, windows[name.split(".attn.")[0]])
-    if name == "absolute_pos_embed" and fitted.ndim in (3, 4) and fitted.shape[0] == 1 and fitted.shape[-1] == shape[-1]:
-        return resize_position_embedding(fitted, shape[1:3])
-    if name in HEAD and tensor.ndim and tensor.shape[0] == CLASSES_MAPPED_TO.get(shape[-1]):
-        return to_keras(tensor.take(classes_1k_in_22k()), path, shape)
+def _map_head(tensors, variables):
+    """Returns the tensors, a head of ImageNet-22K replaced by that of ImageNet-1K if the model has one, and which were."""
+    heads = [tensors[name] for name in HEAD if name in tensors and name in variables]
+    classes = variables["head.bias"].shape[0] if "head.bias" in variables else None
+    if len(heads) < len(HEAD) or not all(head.ndim and head.shape[0] == CLASSES_MAPPED_TO.get(classes) for head in heads):
+        return tensors, ()
+    return {**tensors, **{name: tensors[name].take(classes_1k_in_22k()) for name in HEAD}}, HEAD
+
+
+def _resize(name, tensor, shape, windows, checkpoint, path):
+    """Returns a tensor for another window or grid than the file's; `None` if it is the same, or none can be made."""
+    if name.endswith(".relative_position_bias_table") and tensor.ndim == 2 and tensor.shape[1] == shape[1]:
+        block = name.split(".attn.")[0]
+        window = stored_window(checkpoint, block, path)
+        if window == windows[block] or (window is None and tensor.shape == shape):
+            return None
+        return resize_bias_table(tensor, windows[block], window)
+    is_other_grid = name == "absolute_pos_embed" and tensor.shape != shape and tensor.ndim in (3, 4)
+    if is_other_grid and tensor.shape[0] == 1 and tensor.shape[-1] == shape[-1]:
+        return resize_position_embedding(tensor, shape[1:3])
     return None
 
 
@@ -113,24 +127,18 @@ def _problems(name, tensor, variable, path):
     expected = tuple(variable.shape)
     if tensor.shape != expected:
         return [f"{name} has shape {tensor.shape} where the model expects {expected}"]
-    if tensor.dtype not in _FLOATS:
+    if tensor.dtype not in FLOATS:
         return [f"{name} holds {tensor.dtype} where the model expects floating-point numbers"]
     # A variable may hold less.
-    narrow = "float16" if variable.dtype == "float16" else "float32"
+    narrow = variable.dtype if variable.dtype in FLOATS else "float32"
     with np.errstate(over="ignore"):
-        finite = np.all(np.isfinite(_read(tensor, path).astype(narrow, copy=False)))
+        finite = np.all(np.isfinite(read_tensor(tensor, path).astype(narrow, copy=False)))
     return [] if finite else [f"{name} holds values that are not finite in {narrow}"]
 
 
-def _read(tensor, path):
-    try:
-        with np.errstate(over="ignore"):
-            return tensor.read().astype("float32", copy=False)
-    except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged: its tensors cannot be read ({error}). Download or save it again.") from error
-
-
 def _hint(problems, variables, tensors):
+    if all(" holds " in problem for problem in problems):
+        return "It is damaged, or its training went wrong: take another"
     hint = "Build the variant that the checkpoint was made for, with its `num_classes` and `window_size`"
     if any("relative_position_bias_table has shape" in problem for problem in problems):
         hint += "; `input_shape` and `window_fit` decide too how large a window and its bias table are"

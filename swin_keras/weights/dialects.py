@@ -36,19 +36,21 @@ def translate(tensors, source="auto"):
     Raises:
         ValueError: If they are in no known dialect, or two of them have one name.
     """
-    if tensors and all(name.startswith("module.") for name in tensors):  # of torch's data-parallel training
-        tensors = _rename(tensors, [(r"^module\.", "")])
+    # Of torch's data-parallel training, and of trainers that keep the model as an attribute.
+    while tensors and len({name.split(".")[0] for name in tensors}) == 1 and next(iter(tensors)).startswith(("module.", "model.")):
+        tensors = _rename(tensors, [(r"^(module|model)\.", "")])
     source = detect(tensors) if source == "auto" else source
-    # What begins otherwise, where some names begin so, are a detector's neck and heads.
-    outside = {name for name in tensors if not name.startswith("backbone.")}
-    if len(outside) < len(tensors):
-        tensors = _rename(tensors, [(r"^backbone\.", "")])
-    else:
-        outside = set()
+    # What begins otherwise, where some names begin so, are a detector's neck and heads; or the head of a classifier of mmpretrain.
+    outside = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.")}
+    if len(outside) == len(tensors) or all(name.startswith("head.fc.") for name in outside):
+        outside = {}
+    tensors = _rename({name: tensor for name, tensor in tensors.items() if name not in outside}, [(r"^backbone\.", "")])
     renamed = DIALECTS[source](tensors)
+    if doubled := sorted(set(outside) & set(renamed)):
+        raise ValueError(f"two tensors of the file are {doubled[0]}, one of them backbone.{doubled[0]}; remove one")
     buffers = {name: tensor for name, tensor in renamed.items() if _BUFFERS.search(name)}
     kept = {name: tensor for name, tensor in renamed.items() if name not in buffers}
-    return Checkpoint(source, kept, buffers, frozenset(outside & set(kept)))
+    return Checkpoint(source, {**kept, **outside}, buffers, frozenset(outside))
 
 
 def official(tensors):
@@ -90,7 +92,7 @@ def huggingface(tensors):
     for query in [name for name in renamed if ".attn.q." in name]:
         parts = [query.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
         # Parts that are missing or do not fit together stay apart, and are named as left over.
-        if all(part in renamed and renamed[part].ndim for part in parts) and len({renamed[part].shape[1:] for part in parts}) == 1:
+        if all(part in renamed and renamed[part].ndim for part in parts) and len({renamed[part].shape for part in parts}) == 1:
             renamed[query.replace(".attn.q.", ".attn.qkv.")] = concatenate([renamed.pop(part) for part in parts])
     for attention in _cosine_attentions(renamed):
         for part in "qv":
@@ -185,6 +187,8 @@ _KERAS_HUB = [
 
 def keras_hub(tensors):
     """The names that Keras gives to KerasHub's Swin Transformer in its files, and its matrices turned."""
+    if not any("swin_transformer_stage" in name for name in tensors):
+        raise ValueError("it holds weights that Keras saved of another model than KerasHub's: Keras' own `model.load_weights(path)` reads them")
     buffers = {name: tensor for name, tensor in tensors.items() if _BUFFERS.search(name)}
     renamed = _rename({name: tensor for name, tensor in tensors.items() if name not in buffers}, _KERAS_HUB)
     for name, tensor in renamed.items():

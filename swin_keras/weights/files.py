@@ -25,6 +25,12 @@ _SAFETENSORS_DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+# What is downloaded or named by mistake.
+_OTHERS = {
+    b"<": "a page of HTML or XML",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
+    b"\x80": "a pickle without the data of tensors",
+}
 _WEIGHTS_IN_KERAS = "model.weights.h5"
 
 
@@ -42,7 +48,8 @@ def check_file(path):
     except (OSError, ValueError) as error:
         raise ValueError(f"Expected a checkpoint file. Received: {str(path)[:80]!r}, which is no path ({error}).") from error
     if not found:
-        raise ValueError(f"Expected a checkpoint file. Received: {str(path)!r}, which {'is a folder' if path.is_dir() else 'does not exist'}.")
+        problem = "is a folder" if path.is_dir() else "does not exist (a repository of the Hugging Face hub begins with hf://)"
+        raise ValueError(f"Expected a checkpoint file. Received: {str(path)!r}, which {problem}.")
     return path
 
 
@@ -61,13 +68,18 @@ def read_tensors(path):
             start = file.read(512)
         if not start:
             raise ValueError("it is empty")
-        if start.startswith(b"PK"):
+        if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
             return _read_zip(path)
         if start.startswith(b"\x89HDF\r\n\x1a\n"):
             return _read_hdf5(path)
         if legacy_torch.is_legacy(start):
             return legacy_torch.read(path)
-        return _read_safetensors(path)
+        try:
+            return _read_safetensors(path)
+        except safetensors.SafetensorError as error:
+            # Not before: a safetensors file begins with a number, which may look like anything.
+            kind = next((kind for magic, kind in _OTHERS.items() if start.lstrip().startswith(magic)), None)
+            raise ValueError(f"it is {kind}" if kind else str(error)) from error
     except (safetensors.SafetensorError, zipfile.BadZipFile, ValueError, KeyError, OSError, RuntimeError, NotImplementedError, EOFError) as error:
         raise ValueError(
             f"{str(path)!r} is not a readable checkpoint ({_line(error)}). Expected safetensors, or a file of torch.save or of Keras."
@@ -92,10 +104,9 @@ def is_keras_model(path):
         with zipfile.ZipFile(path) as archive:
             if not {"config.json", _WEIGHTS_IN_KERAS} <= set(archive.namelist()):
                 return False
-            config = archive.getinfo("config.json")
-            torch_zip.check_entry(config, os.path.getsize(path))
-            return b'"keras_hub>' not in archive.read(config)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError):
+            torch_zip.check_entries(archive, os.path.getsize(path))
+            return b'"keras_hub>' not in archive.read("config.json")
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OSError, EOFError):
         return False  # Whoever opens it says so.
 
 
@@ -126,9 +137,8 @@ def _read_zip(path):
         raise ValueError("two entries of the archive have one name")
     size = path.stat().st_size
     if _WEIGHTS_IN_KERAS in names:
-        entry = archive.getinfo(_WEIGHTS_IN_KERAS)
-        torch_zip.check_entry(entry, size)
-        return _read_hdf5(io.BytesIO(archive.read(entry)))
+        torch_zip.check_entries(archive, size)
+        return _read_hdf5(io.BytesIO(archive.read(_WEIGHTS_IN_KERAS)))
     return torch_zip.read(archive, size)
 
 

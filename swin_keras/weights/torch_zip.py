@@ -1,15 +1,14 @@
 """Reads the zip files that `torch.save` writes, without torch.
 
-Such a file holds a pickle, in which a tensor is a call that rebuilds it from an entry of the archive. A pickle may name
-any function and call it, so only the names below are known here, each by a stand-in of ours; nothing is imported.
+Such a file holds a pickle, in which a tensor is a call that rebuilds it from an entry of the archive. A pickle is a program
+for a small machine, which may name any function and call it. Python's own machine, even with a list of allowed names, lets a
+program change what it has made after it was checked, and can be kept busy or crashed. So the machine here is another: it
+makes dictionaries, lists, tuples, numbers and text, and knows a few names; nothing is imported, and nothing is called.
 """
 
-import collections
-import dataclasses
-import io
 import math
-import pickle
 import pickletools
+import typing
 import zipfile
 
 import numpy as np
@@ -28,21 +27,22 @@ _STORAGES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
-# The largest checkpoint of a training run has a pickle of a few MB.
-_LARGEST_PICKLE = 2**26
+# Several times those of the largest checkpoint of a training run.
+_LARGEST_PICKLE, _MOST_OPERATIONS = 2**24, 10**6
 _MOST_AXES = 16
 
 
-def check_entry(entry, file_size):
-    """Refuses an entry of a zip archive that could be larger than the archive.
+def check_entries(archive, file_size):
+    """Refuses a zip archive that could be larger than its file.
 
     Raises:
-        ValueError: If the entry is compressed, encrypted or claims more bytes than the file has.
+        ValueError: If an entry is compressed, encrypted or claims more bytes than the file has.
     """
-    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-        raise ValueError(f"its entry {entry.filename} is compressed or encrypted, which torch and Keras never do: unpack it and save it again")
-    if entry.file_size > file_size:
-        raise ValueError(f"its entry {entry.filename} claims {entry.file_size} bytes, the file has {file_size}")
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise ValueError(f"its entry {entry.filename} is compressed or encrypted, which torch and Keras never do: unpack it and save it again")
+        if entry.file_size > file_size:
+            raise ValueError(f"its entry {entry.filename} claims {entry.file_size} bytes, the file has {file_size}")
 
 
 def read(archive, file_size):
@@ -55,19 +55,16 @@ def read(archive, file_size):
     if len(pickles) != 1:
         raise ValueError("it is a zip archive, but holds no checkpoint of torch or Keras")
     folder = pickles[0].removesuffix("data.pkl")
-    for entry in archive.infolist():
-        check_entry(entry, file_size)
+    check_entries(archive, file_size)
     if archive.getinfo(pickles[0]).file_size > _LARGEST_PICKLE:
         raise ValueError("its pickle is larger than that of any checkpoint")
     if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
         raise ValueError("it was written on a big-endian machine")
-    content = archive.read(pickles[0])
     try:
-        _check_memo(content)
-        found = _Unpickler(content, archive, folder).load()
+        found = _Machine(archive, folder).run(archive.read(pickles[0]))
     except ValueError:
         raise
-    except Exception as error:  # A damaged pickle raises whatever the stand-ins and the machine raise.
+    except Exception as error:  # A damaged pickle raises whatever the machine runs into.
         raise ValueError(f"its pickle is damaged: {type(error).__name__}: {error}") from error
     return state_dict(found, Tensor)
 
@@ -79,83 +76,185 @@ def state_dict(found, tensor_class):
         ValueError: If there is none, or several.
     """
 
+    if not isinstance(found, dict):
+        raise ValueError("it holds no state dict")
+
     def tensors(value):
-        if not isinstance(value, dict):
-            return {}
         return {name: tensor for name, tensor in value.items() if isinstance(tensor, tensor_class) and isinstance(name, str)}
 
-    if tensors(found):
-        return tensors(found)
-    inside = {key: tensors(value) for key, value in found.items() if tensors(value)} if isinstance(found, dict) else {}
+    # Each dictionary is looked at once, however many keys lead to it.
+    looked_at = {id(value): tensors(value) for value in {id(value): value for value in found.values() if isinstance(value, dict)}.values()}
+    inside = {key: looked_at[id(value)] for key, value in found.items() if looked_at.get(id(value))}
     if len(inside) > 1:
-        raise ValueError(f"it holds several state dicts, {', '.join(map(str, inside))}: keep the one you want and save it again")
-    if not inside:
-        raise ValueError("it holds no state dict")
-    return next(iter(inside.values()))
+        raise ValueError(f"it holds several state dicts, {', '.join(list(map(str, inside))[:4])}: keep the one you want and save it again")
+    # A tensor beside a state dict is some measurement.
+    if chosen := next(iter(inside.values()), None) or tensors(found):
+        return chosen
+    raise ValueError("it holds no state dict")
 
 
-def _check_memo(content):
-    # A place in the memo is a number in the pickle, and the machine makes room for all numbers below it.
-    for operation, argument, _ in pickletools.genops(content):
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
-            raise ValueError("its pickle is damaged: it numbers more objects than it has bytes")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Storage:
+class _Storage(typing.NamedTuple):
     entry: str
     dtype: str
     count: int
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows the names that a state dict needs, and yacs' configuration, which the official code saves beside it."""
+class _Name(typing.NamedTuple):
+    module: str
+    name: str
 
-    def __init__(self, content, archive, folder):
-        super().__init__(io.BytesIO(content))
+
+# What a state dict needs, and yacs' configuration, which the official code saves beside it.
+_ORDERED_DICT = _Name("collections", "OrderedDict")
+_CONFIG = _Name("yacs.config", "CfgNode")
+_SETS = (_Name("__builtin__", "set"), _Name("builtins", "set"))
+_TENSOR, _PARAMETER = (_Name("torch._utils", f"_rebuild_{what}") for what in ("tensor_v2", "parameter"))
+_KNOWN = {_ORDERED_DICT, _CONFIG, *_SETS, _TENSOR, _PARAMETER, *(_Name("torch", name) for name in _STORAGES)}
+
+# Operations that push what stands behind them in the pickle, as `pickletools` reads it.
+_LITERALS = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+class _Machine:
+    """Runs a pickle that holds tensors. What is hashable in it are numbers and text alone; a set becomes a list."""
+
+    def __init__(self, archive, folder):
         self._archive, self._folder = archive, folder
-        # Made anew for each file: a pickle may set attributes of what it names.
-        self._known = {
-            ("collections", "OrderedDict"): type("OrderedDict", (collections.OrderedDict,), {}),
-            ("yacs.config", "CfgNode"): type("CfgNode", (dict,), {}),
-            ("__builtin__", "set"): set,
-            ("builtins", "set"): set,
-            ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: self._rebuild_tensor(*arguments),
-            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-            **{("torch", name): dtype for name, dtype in _STORAGES.items()},
-        }
+        self._stack, self._marks, self._memo = [], [], {}
 
-    def find_class(self, module, name):
-        if (module, name) not in self._known:
+    def run(self, content):
+        """Returns what the pickle makes.
+
+        Raises:
+            ValueError: If it does what no state dict needs.
+        """
+        for count, (operation, argument, _) in enumerate(pickletools.genops(content)):
+            if count > _MOST_OPERATIONS:
+                raise ValueError("its pickle is longer than that of any checkpoint")
+            if operation.name == "STOP":
+                return self._stack.pop()
+            self._step(operation.name, argument)
+        raise ValueError("its pickle is damaged: it has no end")
+
+    def _step(self, name, argument):
+        stack = self._stack
+        if name in _LITERALS:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            stack.append(_EMPTY[name]())
+        elif name in _TUPLES:
+            stack[-_TUPLES[name] :] = [tuple(stack[-_TUPLES[name] :])]
+        elif name == "MARK":
+            self._marks.append(len(stack))
+        elif name == "TUPLE":
+            stack.append(tuple(self._above_mark()))
+        elif name == "LIST":
+            stack.append(self._above_mark())
+        elif name == "DICT":
+            stack.append(self._fill({}, self._above_mark()))
+        elif name in ("APPEND", "APPENDS", "ADDITEMS"):
+            items = self._above_mark() if name != "APPEND" else [stack.pop()]
+            self._top(list).extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = self._above_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+            self._fill(self._top(dict), items)
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self._memo[argument])
+        elif name == "GLOBAL":
+            stack.append(self._name(*argument.split(" ", 1)))
+        elif name == "STACK_GLOBAL":
+            attribute, module = stack.pop(), stack.pop()
+            stack.append(self._name(module, attribute))
+        elif name == "BINPERSID":
+            stack.append(self._storage(*stack.pop()))
+        elif name in ("REDUCE", "NEWOBJ"):
+            arguments, function = stack.pop(), stack.pop()
+            stack.append(self._make(function, arguments))
+        elif name == "BUILD":
+            # Attributes of a dictionary, such as the versions of a state dict's modules: not wanted.
+            stack.pop()
+            self._top(dict)
+        elif name not in ("PROTO", "FRAME"):
+            raise ValueError(f"its pickle does what no state dict needs: {name}")
+
+    def _above_mark(self):
+        mark = self._marks.pop()
+        items = self._stack[mark:]
+        del self._stack[mark:]
+        return items
+
+    def _top(self, kind):
+        if type(self._stack[-1]) is not kind:
+            raise ValueError(f"its pickle does what no state dict needs: it changes something other than a {kind.__name__}")
+        return self._stack[-1]
+
+    def _fill(self, target, items):
+        if not all(isinstance(key, (str, bytes, int, float)) or key is None for key in items[::2]):
+            raise ValueError("its pickle does what no state dict needs: a key that is neither text nor a number")
+        target.update(zip(items[::2], items[1::2], strict=True))
+        return target
+
+    def _name(self, module, name):
+        if not isinstance(module, str) or not isinstance(name, str) or _Name(module, name) not in _KNOWN:
             raise ValueError(
                 f"it names {module}.{name}, which no state dict needs and which is not run here: "
                 "if you trust the file, let torch load it and save the state dict alone"
             )
-        return self._known[module, name]
+        return _Name(module, name)
 
-    def persistent_load(self, key):
-        kind, dtype, entry, _, count = key
-        if kind != "storage" or dtype not in _STORAGES.values() or not isinstance(entry, str) or not _is_size(count):
+    def _make(self, function, arguments):
+        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+            raise ValueError("its pickle is damaged: a call of something that has no name")
+        if function == _TENSOR:
+            return self._tensor(*arguments)
+        if function == _PARAMETER:
+            return arguments[0]
+        if function in _SETS:
+            return []  # what is in it, nobody asks
+        if function in (_ORDERED_DICT, _CONFIG) and not arguments:
+            return {}
+        raise ValueError(f"its pickle is damaged: a call of {function.module}.{function.name}")
+
+    def _storage(self, kind, storage, entry, _, count):
+        known = isinstance(storage, _Name) and storage.module == "torch" and storage.name in _STORAGES
+        if kind != "storage" or not known or not isinstance(entry, str) or not _is_size(count):
             raise ValueError("its pickle is damaged: a tensor without data")
-        entry = self._archive.getinfo(f"{self._folder}data/{entry}")
+        entry, dtype = self._archive.getinfo(f"{self._folder}data/{entry}"), _STORAGES[storage.name]
         if entry.file_size < count * np.dtype(dtype).itemsize:
             raise ValueError(f"its pickle is damaged: {entry.filename} is shorter than its tensor")
         return _Storage(entry.filename, dtype, count)
 
-    def _rebuild_tensor(self, storage, offset, shape, strides, *_):
-        sizes = (offset, *shape, *strides)
-        if not isinstance(storage, _Storage) or len(shape) != len(strides) or len(shape) > _MOST_AXES or not all(map(_is_size, sizes)):
+    def _tensor(self, storage, offset, shape, strides, *_):
+        # A list could be changed after it was looked at.
+        tuples = isinstance(shape, tuple) and isinstance(strides, tuple)
+        if not isinstance(storage, _Storage) or not tuples or len(shape) != len(strides) or len(shape) > _MOST_AXES:
+            raise ValueError("its pickle is damaged: a tensor of no shape")
+        if not all(map(_is_size, (offset, *shape, *strides))):
             raise ValueError("its pickle is damaged: a tensor of no shape")
         last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
         # Strides of 0 repeat what is stored, without end: a model of such a size would be built in vain.
         if 0 not in shape and (last >= storage.count or math.prod(shape) > storage.count):
             raise ValueError(f"its pickle is damaged: a tensor that reaches beyond {storage.entry}")
+        archive = self._archive
 
         def read():
-            flat = np.frombuffer(self._archive.read(storage.entry), storage.dtype, storage.count)[offset:]
+            flat = np.frombuffer(archive.read(storage.entry), storage.dtype, storage.count)[offset:]
             return np.lib.stride_tricks.as_strided(flat, shape, [stride * flat.itemsize for stride in strides], writeable=False)
 
-        return Tensor(tuple(shape), storage.dtype, read)
+        return Tensor(shape, storage.dtype, read)
 
 
 def _is_size(value):

@@ -75,5 +75,5 @@ def test_a_checkpoint_that_does_not_fit_stops_before_a_workdir_is_made(pictures,
     save_file(tensors, tmp_path / "nan.safetensors")
     arguments = ["train", "--data", f"folder:{pictures}", "--variant", NANO, "--workdir", tmp_path / "run", "--epochs", 1, "--batch-size", 4]
     assert "values that are not finite" in refused(*arguments, "--weights", tmp_path / "nan.safetensors")
-    assert "no weights 'ms_in1k'" in refused(*arguments, "--weights", "ms_in1k")
+    assert "there are no weights 'ms_in1k'" in refused(*arguments, "--weights", "ms_in1k")
     assert not (tmp_path / "run").exists()

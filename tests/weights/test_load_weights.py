@@ -1,8 +1,10 @@
 import json
 import struct
 import warnings
+import zipfile
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import GOLDENS, dtype_policy
@@ -11,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 import swin_keras
 from swin_keras.weights.variables import official_name
 
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FILES = {
     "official.safetensors": "official",
     "official.pth": "official",
@@ -82,7 +85,8 @@ def test_half_of_a_split_query_key_value_is_an_error(model, tmp_path):
 
 
 def test_another_shape_is_an_error_that_gives_both(tmp_path):
-    path = rewrite(tmp_path, lambda tensors: tensors.update({"layers.0.blocks.0.attn.relative_position_bias_table": np.ones((24, 2), "float32")}))
+    name = "swin.encoder.layers.0.blocks.0.attention.relative_position_bias.relative_position_bias_table"
+    path = rewrite(tmp_path, lambda tensors: tensors.update({name: np.ones((24, 2), "float32")}), "huggingface_v5")
     with pytest.raises(
         ValueError, match=r"relative_position_bias_table has shape \(24, 2\) where the model expects \(121, 2\).*`window_fit` decide too"
     ):
@@ -129,7 +133,7 @@ def test_half_precision_checkpoints_load(model, tmp_path):
         (b"", "empty.safetensors", "not a readable checkpoint .it is empty"),
         (b"", "empty.pth", "not a readable checkpoint .it is empty"),
         (b"not a checkpoint at all", "text.safetensors", "not a readable checkpoint"),
-        (b"PK", "weights.pth", "begins like a zip archive and is none, perhaps cut off"),
+        (b"PK\x03\x04", "weights.pth", "begins like a zip archive and is none, perhaps cut off"),
         (b"\x89HDF\r\n\x1a\nnonsense", "weights.h5", "not a readable checkpoint"),
         (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", "old.pth", "before version 1.6|torch refuses it"),
     ],
@@ -528,3 +532,179 @@ def test_the_older_names_of_the_first_pre_trained_v2_are_read(tmp_path):
     simmim = swin_keras.models.create_simmim("swinv2_tiny_patch4_window8_256", input_shape=(48, 48, 3), **sizes)
     report = swin_keras.load_weights(simmim, rewrite(tmp_path, change, "official_simmim_v2"))
     assert len(report.loaded) == len(simmim.weights) and not any("rpe_mlp" in name for name in report.loaded)
+
+
+def test_what_create_model_does_besides_loading_is_said_in_warnings():
+    with pytest.warns(UserWarning, match=r"6 tensors of .*official.pth were resized to other windows or another grid, such as layers.0"):
+        golden_model(window_size=6, weights=GOLDENS / "official.pth")
+    with pytest.warns(UserWarning, match="lacks norm0.weight, norm0.bias and the like, 6 in all, which stay initial"):
+        swin_keras.create_backbone("swin_tiny_patch4_window7_224", weights=GOLDENS / "official.pth", **GOLDEN_SIZES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: np.zeros_like(table),
+        lambda table: np.full_like(table, np.nan),
+        lambda table: np.full_like(table, np.inf),
+        lambda table: table[:0],
+        lambda table: table[:, :-1],
+        lambda table: table[0],
+    ],
+    ids=["zeros", "NaN", "infinite", "empty", "even", "rank"],
+)
+def test_a_damaged_table_of_coordinates_is_refused_before_anything_is_assigned(tmp_path, change):
+    config = {"input_shape": (48, 48, 3), "embed_dim": 8, "depths": (2, 2, 2), "num_heads": (1, 2, 4), "num_classes": 7, "window_size": 3}
+    model = swin_keras.create_model("swinv2_tiny_patch4_window8_256", **config)
+    name = "layers.1.blocks.1.attn.relative_coords_table"
+    path = rewrite(tmp_path, lambda tensors: tensors.update({name: change(tensors[name])}), "official_v2_pretrained")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="relative_coords_table in layers.1.blocks.1 that holds no coordinates"):
+        swin_keras.load_weights(model, path)
+    assert_unchanged(model, before)
+
+
+def test_a_position_index_of_another_table_is_refused_before_anything_is_assigned(model, tmp_path):
+    name = "layers.0.blocks.0.attn.relative_position_index"
+    before = model.get_weights()
+    for change in (lambda index: index[:-1], lambda index: np.zeros((4, 4), "int64"), lambda index: np.zeros((0, 0), "int64")):
+        path = rewrite(tmp_path, lambda tensors, change=change: tensors.update({name: change(tensors[name])}))
+        try:
+            swin_keras.load_weights(model, path)
+        except ValueError as error:
+            assert "does not belong to its bias table" in str(error)
+            assert_unchanged(model, before)
+        else:
+            assert change(np.ones((9, 9))).size == 0  # nothing is stored
+
+
+def test_windows_of_as_many_biases_are_told_apart_by_what_official_files_store(tmp_path):
+    from conftest import randomize
+
+    from swin_keras.weights.resize import resize_bicubic
+
+    sizes = {"embed_dim": 4, "depths": (2,), "num_heads": (2,), "num_classes": 3}
+
+    def build(window):
+        return swin_keras.create_model("swin_tiny_patch4_window7_224", input_shape=(4 * 13, 4 * 15, 3), window_size=window, **sizes)
+
+    high = randomize(build((2, 5)))
+    swin_keras.save_weights(high, tmp_path / "high.safetensors")
+    table = high.get_layer("layers_0_blocks_0").attn.relative_position_bias_table
+    for window in ((5, 2), (3, 4)):
+        other = build(window)
+        report = swin_keras.load_weights(other, tmp_path / "high.safetensors")
+        assert len(report.resized) == 2
+        size = [2 * side - 1 for side in window]
+        expected = resize_bicubic(np.asarray(keras.ops.convert_to_numpy(table)).reshape(3, 9, 2), size).reshape(-1, 2)
+        received = keras.ops.convert_to_numpy(other.get_layer("layers_0_blocks_0").attn.relative_position_bias_table)
+        np.testing.assert_allclose(received, expected, atol=1e-6)
+    again = build((2, 5))
+    assert swin_keras.load_weights(again, tmp_path / "high.safetensors").resized == []
+    from swin_keras.models import convert_checkpoint
+
+    convert_checkpoint(tmp_path / "high.safetensors", tmp_path / "again.safetensors")
+    first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("high", "again"))
+    for name in second:
+        np.testing.assert_array_equal(second[name], first[name], err_msg=name)
+    assert set(first) - set(second) == {"layers.0.blocks.1.attn_mask"}  # of a size of picture, which a checkpoint does not tell
+
+
+def test_a_query_a_key_and_a_value_of_unequal_widths_or_types_are_refused(model, tmp_path):
+    query, key, value = (f"swin.encoder.layers.0.blocks.0.attention.self.{part}.weight" for part in ("query", "key", "value"))
+
+    def uneven(tensors):
+        rows = np.concatenate([tensors[query], tensors[key], tensors[value]])
+        tensors[query], tensors[key], tensors[value] = rows[:4], rows[4:24], rows[24:]
+
+    with pytest.raises(ValueError, match=r"layers.0.blocks.0.attn.q.weight"):
+        swin_keras.load_weights(model, rewrite(tmp_path, uneven, "huggingface_v4"))
+    path = rewrite(tmp_path, lambda tensors: tensors.update({key: tensors[key].astype("int32")}), "huggingface_v4")
+    with pytest.raises(ValueError, match="layers.0.blocks.0.attn.qkv.weight holds int32"):
+        swin_keras.load_weights(model, path)
+    # Floats of several types are all good.
+    path = rewrite(
+        tmp_path, lambda tensors: tensors.update({key: tensors[key].astype("float16"), value: tensors[value].astype(BFLOAT16)}), "huggingface_v4"
+    )
+    swin_keras.load_weights(model, path)
+    kernel = model.get_layer("layers_0_blocks_0").attn.qkv.get_weights()[0]
+    np.testing.assert_array_equal(kernel[:, 12:24].T, load_file(path)[key].astype("float32"))
+
+
+def test_a_head_whose_parts_do_not_belong_together_is_refused(tmp_path, rng):
+    for weight, bias, classes in [(21841, 1000, 1000), (1000, 21841, 1000), (7, 5, 7), (7, None, 7), (None, 7, 7)]:
+
+        def change(tensors, weight=weight, bias=bias):
+            del tensors["head.weight"], tensors["head.bias"]
+            if weight:
+                tensors["head.weight"] = rng.standard_normal((weight, 48)).astype("float16")
+            if bias:
+                tensors["head.bias"] = rng.standard_normal(bias).astype("float16")
+
+        path = rewrite(tmp_path, change)
+        with pytest.raises(ValueError, match=r"head\.(weight|bias)"):
+            swin_keras.load_weights(golden_model(num_classes=classes), path)
+        with pytest.raises(ValueError, match="has a damaged head"):
+            golden_model(num_classes=3, weights=path)
+
+
+def test_a_half_of_a_stage_s_norm_is_missed(tmp_path):
+    path = rewrite(tmp_path, lambda tensors: tensors.pop("norm1.bias"), "detection")
+    backbone = swin_keras.create_backbone("swin_tiny_patch4_window7_224", embed_dim=8, num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2))
+    with pytest.raises(ValueError, match=r"expects 1 tensor \(norm1.bias\)"):
+        swin_keras.load_weights(backbone, path)
+
+
+def test_what_a_bfloat16_model_cannot_hold_is_refused(tmp_path):
+    with dtype_policy("bfloat16"):
+        half = golden_model()
+    path = rewrite(tmp_path, lambda tensors: tensors.update({"norm.bias": np.full(48, 3.4e38, "float32")}))
+    with pytest.raises(ValueError, match="norm.bias holds values that are not finite in bfloat16"):
+        swin_keras.load_weights(half, path)
+
+
+def test_a_detector_whose_heads_have_names_like_the_backbone_s_is_read(tmp_path):
+    tensors = {f"backbone.{name}": array for name, array in load_file(GOLDENS / "detection.safetensors").items()}
+    others = ["encoder.layers.0.ffn.layers.0.0.weight", "panoptic_head.layers.0.ffn.layers.1.bias", "roi_head.stages.0.weight", "head.fc.weight"]
+    save_file({**tensors, **{name: np.ones(3, "float32") for name in others}}, tmp_path / "detector.safetensors")
+    backbone = swin_keras.create_backbone("swin_tiny_patch4_window7_224", embed_dim=8, num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2))
+    report = swin_keras.load_weights(backbone, tmp_path / "detector.safetensors")
+    assert set(others) <= set(report.ignored) and report.left_initial == []
+
+
+def test_a_header_as_long_as_the_letters_of_a_zip_archive_is_no_archive(model, tmp_path):
+    content = (GOLDENS / "official.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    longer = 0x4B50 if length <= 0x4B50 else 0x14B50
+    (tmp_path / "padded.safetensors").write_bytes(struct.pack("<Q", longer) + content[8 : 8 + length].ljust(longer) + content[8 + length :])
+    assert (tmp_path / "padded.safetensors").read_bytes()[:2] == b"PK"
+    assert len(swin_keras.load_weights(model, tmp_path / "padded.safetensors").loaded) == len(model.weights)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>Not Found</html>", "a page of HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+        (b"\x80\x04]\x94.", "a pickle without the data of tensors"),
+    ],
+)
+def test_what_is_downloaded_by_mistake_is_called_by_its_name(model, tmp_path, content, message):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        swin_keras.load_weights(model, tmp_path / "weights.pth")
+
+
+def test_keras_own_weights_of_a_model_are_left_to_keras(tmp_path):
+    model = swin_keras.create_model("swin_nano_patch4_window4_32", num_classes=3)
+    model.save_weights(tmp_path / "mine.weights.h5")
+    with pytest.raises(ValueError, match=r"Keras' own `model.load_weights\(path\)` reads them"):
+        swin_keras.load_weights(model, tmp_path / "mine.weights.h5")
+
+
+def test_a_compressed_keras_file_is_refused(model, tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", bytes(2**24))
+    with pytest.raises(ValueError, match="is compressed or encrypted"):
+        swin_keras.load_weights(model, tmp_path / "bomb.keras")

@@ -215,3 +215,39 @@ def test_backbones_that_transformers_does_not_have_are_refused(tmp_path, name, o
     # Version 1 has the norms, version 2 does not.
     other = swin_keras.create_backbone(name, **sizes, output_norm=name == V1)
     swin_keras.save_weights(other, tmp_path / "weights.safetensors", layout="huggingface")
+
+
+def test_values_that_nobody_would_load_are_not_written(tmp_path):
+    model = swin_keras.create_model("swin_nano_patch4_window4_32", num_classes=3)
+    model.get_layer("norm").set_weights([np.full(96, np.nan), np.zeros(96)])
+    with pytest.raises(ValueError, match="not finite, in norm.weight"):
+        swin_keras.save_weights(model, tmp_path / "weights.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_has_the_mode_of_the_user_s_files_and_stands_where_a_link_leads(tmp_path):
+    model = swin_keras.create_model("swin_nano_patch4_window4_32", num_classes=3)
+    (tmp_path / "other").write_text("")
+    (tmp_path / "link.safetensors").symlink_to("target.safetensors")
+    swin_keras.save_weights(model, tmp_path / "link.safetensors")
+    assert (tmp_path / "link.safetensors").is_symlink()
+    assert (tmp_path / "target.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_threads_that_write_to_one_path_leave_one_whole_file(tmp_path):
+    import concurrent.futures
+
+    model = swin_keras.create_model("swin_nano_patch4_window4_32", num_classes=3)
+    path = tmp_path / ("n" * 240 + ".safetensors")  # as long as the system takes
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: swin_keras.save_weights(model, path), range(12)))
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    assert len(swin_keras.load_weights(model, path).loaded) == len(model.weights)
+
+
+def test_a_place_where_nothing_can_be_written_is_refused(tmp_path):
+    model = swin_keras.create_model("swin_nano_patch4_window4_32", num_classes=3)
+    for path in ("/proc/weights.safetensors", f"{tmp_path}/{'n' * 300}.safetensors", f"{tmp_path}/a\0b.safetensors"):
+        with pytest.raises(ValueError, match=r"cannot be written|which is no path|whose folder does not exist"):
+            swin_keras.save_weights(model, path)
+    assert list(tmp_path.iterdir()) == []
