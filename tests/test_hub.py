@@ -354,6 +354,23 @@ def test_a_folder_whose_description_is_wrong_is_refused(tmp_path, config, proces
         swin_keras.find_weights(tmp_path)
 
 
+def test_a_folder_that_names_the_windows_before_fine_tuning_is_held_against_the_model(tmp_path):
+    import warnings
+
+    import swin_keras
+
+    config = {"input_shape": (48, 48, 3), "embed_dim": 8, "depths": (2, 2, 2), "num_heads": (1, 2, 4), "window_size": 6, "num_classes": 7}
+    (tmp_path / "model.safetensors").write_bytes((GOLDENS / "huggingface_v2.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_window_sizes": [4, 4, 2]}))
+    with pytest.warns(UserWarning, match=r"Build it with pretrained_window_sizes=\(4, 4, 2\)"):
+        swin_keras.create_model("swinv2_tiny_patch4_window8_256", weights=tmp_path, **config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swin_keras.create_model("swinv2_tiny_patch4_window8_256", weights=tmp_path, pretrained_window_sizes=(4, 4, 2), **config)
+        (tmp_path / "config.json").write_text(json.dumps({"pretrained_window_sizes": [0, 0, 0]}))  # none, as the official code writes it
+        swin_keras.create_model("swinv2_tiny_patch4_window8_256", weights=tmp_path, **config)
+
+
 def test_preprocessing_of_transformers_with_a_crop_is_that_of_the_official_protocol(tmp_path):
     import swin_keras
     from swin_keras.preprocessing import Preprocessing

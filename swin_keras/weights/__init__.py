@@ -96,13 +96,13 @@ def load_weights(model, path, source="auto", skip_head=False):
         ValueError: If the file cannot be read, or anything on either side is left over or of another shape.
     """
     official_variables(model)  # refuses what is no model before anything is downloaded
-    path = find_weights(path).path
-    return load_checkpoint(model, read_checkpoint(path, source), path, skip_head)
+    found = find_weights(path)
+    return load_checkpoint(model, read_checkpoint(found.path, source), found.path, skip_head, found.pretrained_windows)
 
 
-def load_checkpoint(model, checkpoint, path, skip_head=False):
-    """`load_weights` for what `read_checkpoint` has read from `path` already."""
-    note = _other_pretrained_windows(model, checkpoint, path)
+def load_checkpoint(model, checkpoint, path, skip_head=False, pretrained_windows=None):
+    """`load_weights` for what `read_checkpoint` has read from `path` already, and what stands beside it in `config.json`."""
+    note = _other_pretrained_windows(model, checkpoint, path, pretrained_windows)
     loaded, resized, ignored, left_initial = assign(model, checkpoint, path, skip_head)
     if note:
         warnings.warn(note, stacklevel=3)
@@ -111,12 +111,13 @@ def load_checkpoint(model, checkpoint, path, skip_head=False):
 
 def load_into_new_model(model, weights):
     """`load_weights` for a fine-tuning start: a head of another class count stays initial. Warnings say so, and what was resized."""
-    path = find_weights(weights).path
+    published = find_weights(weights)
+    path = published.path
     checkpoint = read_checkpoint(path)
     found = _head_classes(checkpoint.tensors, path)
     expected = _head_classes(official_variables(model), model.name)
     skip_head = expected is not None and found not in (expected, CLASSES_MAPPED_TO.get(expected, expected))
-    report = load_checkpoint(model, checkpoint, path, skip_head)
+    report = load_checkpoint(model, checkpoint, path, skip_head, published.pretrained_windows)
     notes = []
     if skip_head:
         notes.append(f"{path} has {'no head' if found is None else f'a head for {found} classes'}; the head for {expected} stays initial.")
@@ -141,13 +142,16 @@ def _head_classes(tensors, where):
     return bias[0]
 
 
-def _other_pretrained_windows(model, checkpoint, path):
+def _other_pretrained_windows(model, checkpoint, path, configured):
     """Returns what is to be said if a file of V2 scales its position bias by another window than the model."""
     sizes, differ = {}, False
     for name, block in attention_blocks(model):
-        own, stored = getattr(block.attn, "scaling_window", None), pretrained_window(checkpoint, name, path)
+        own, stage = getattr(block.attn, "scaling_window", None), int(name.split(".")[1])
+        stored = pretrained_window(checkpoint, name, path)
+        if stored is None and configured and stage < len(configured):
+            stored = (configured[stage],) * 2
         differ |= own is not None and stored not in (None, own)
-        sizes[name.split(".")[1]] = stored[0] if stored and stored[0] == stored[1] else stored
+        sizes[stage] = stored[0] if stored and stored[0] == stored[1] else stored
     if not differ:
         return None
     return (

@@ -1,5 +1,6 @@
 """Puts tensors with official names into a model's variables, and accounts for both sides."""
 
+import collections
 import functools
 import pathlib
 import re
@@ -140,11 +141,25 @@ def _hint(problems, variables, tensors):
     if all(" holds " in problem for problem in problems):
         return "It is damaged, or its training went wrong: take another"
     hint = "Build the variant that the checkpoint was made for, with its `num_classes` and `window_size`"
+    theirs, ours = map(_kind, (tensors, variables))
+    if theirs != ours:
+        hint = f"The file is of {theirs}, the model of {ours}. {hint}"
     if any("relative_position_bias_table has shape" in problem for problem in problems):
         hint += "; `input_shape` and `window_fit` decide too how large a window and its bias table are"
     if "head.bias" in variables and ("head.bias" not in tensors or tensors["head.bias"].shape != tuple(variables["head.bias"].shape)):
         hint += "; `skip_head=True` leaves the head initial"
     return hint
+
+
+def _kind(named):
+    """Describes the Swin Transformer that tensors or variables with official names belong to."""
+    family = "Swin V2" if any(name.endswith(".attn.logit_scale") for name in named) else "Swin V1"
+    if any(".spatial_mlp." in name for name in named):
+        family = "Swin-MLP"
+    blocks = sorted({(int(match[1]), int(match[2])) for match in map(re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.").match, named) if match})
+    depths = list(collections.Counter(stage for stage, _ in blocks).values())
+    bias = named.get("patch_embed.proj.bias")
+    return f"{family} with {bias.shape[0] if bias is not None and len(bias.shape) else 'unknown'} channels and {depths} blocks"
 
 
 def _some(names, limit=8):

@@ -28,12 +28,15 @@ class Published:
         labels: Class names, or `None`.
         preprocessing: `Preprocessing`, or `None`.
         origin: String. Where they come from: the repository, folder or file.
+        pretrained_windows: Tuple with an integer for each stage, the window by which V2 scales its position bias, where
+            `config.json` tells one; else `None`.
     """
 
     path: pathlib.Path
     labels: list | None = None
     preprocessing: Preprocessing | None = None
     origin: str = ""
+    pretrained_windows: tuple | None = None
 
 
 def find_weights(weights):
@@ -70,7 +73,7 @@ def _published(find, origin, file):
     if path is None:
         where = "of which the cache has no such file, and HF_HUB_OFFLINE is set" if _offline(origin) else "which has no such file"
         raise ValueError(f"Expected {file or ' or '.join(_FILES)} in {origin!r}, {where}.")
-    return Published(path, labels, preprocessing, origin)
+    return Published(path, labels, preprocessing, origin, _pretrained_windows(config))
 
 
 def _download(repository, revision, name):
@@ -145,6 +148,13 @@ def _labels(config, origin):
     if labels is not None and (not isinstance(labels, list) or not all(isinstance(label, str) and len(label.splitlines()) < 2 for label in labels)):
         raise ValueError(f"Expected names of classes in config.json of {origin!r}. Received: {labels!r:.80}. Correct it.")
     return labels or None
+
+
+def _pretrained_windows(config):
+    """Returns what a configuration of transformers' Swin V2 says of the windows before fine-tuning, or `None`."""
+    sizes = config.get("pretrained_window_sizes")
+    known = isinstance(sizes, list) and all(isinstance(size, int) and size > 0 for size in sizes)
+    return tuple(sizes) if known and sizes else None
 
 
 def _preprocessing(config, processor, origin):

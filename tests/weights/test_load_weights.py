@@ -708,3 +708,9 @@ def test_a_compressed_keras_file_is_refused(model, tmp_path):
         archive.writestr("model.weights.h5", bytes(2**24))
     with pytest.raises(ValueError, match="is compressed or encrypted"):
         swin_keras.load_weights(model, tmp_path / "bomb.keras")
+
+
+def test_a_mismatch_says_what_the_file_and_the_model_are(model):
+    message = r"The file is of Swin V2 with 8 channels and \[2, 2, 2\] blocks, the model of Swin V1 with 12 channels and \[2, 3, 1\] blocks"
+    with pytest.raises(ValueError, match=message):
+        swin_keras.load_weights(model, GOLDENS / "timm_v2.safetensors")
