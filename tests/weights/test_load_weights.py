@@ -714,3 +714,16 @@ def test_a_mismatch_says_what_the_file_and_the_model_are(model):
     message = r"The file is of Swin V2 with 8 channels and \[2, 2, 2\] blocks, the model of Swin V1 with 12 channels and \[2, 3, 1\] blocks"
     with pytest.raises(ValueError, match=message):
         swin_keras.load_weights(model, GOLDENS / "timm_v2.safetensors")
+
+
+def test_the_backbone_inside_a_segmenter_of_transformers_is_read(tmp_path):
+    tensors = {f"backbone.{name}": array for name, array in load_file(GOLDENS / "huggingface_backbone.safetensors").items()}
+    others = ["decode_head.psp_modules.0.1.conv.weight", "decode_head.classifier.bias", "auxiliary_head.convs.0.conv.weight"]
+    save_file({**tensors, **{name: np.ones(3, "float32") for name in others}}, tmp_path / "upernet.safetensors")
+    sizes = {"input_shape": (27, 38, 3), "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": 3}
+    backbone = swin_keras.create_backbone("swin_tiny_patch4_window7_224", **sizes)
+    report = swin_keras.load_weights(backbone, tmp_path / "upernet.safetensors")
+    assert report.source == "huggingface" and set(others) <= set(report.ignored) and report.left_initial == []
+    stored = np.load(GOLDENS / "huggingface_backbone.npz")
+    outputs = backbone(stored["pictures"].astype("float32"))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(outputs["stage2"]), stored["stage2"], rtol=0, atol=1e-5)
