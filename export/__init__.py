@@ -6,7 +6,8 @@ if __name__ != "swin_keras.export":
 from swin_keras.export.bundle import export_bundle
 from swin_keras.export.deploy import to_deploy
 from swin_keras.export.recipes import RECIPES
-from swin_keras.export.source import load_source
 from swin_keras.export.verify import VerificationError
+
+from swin_keras.models import load_source
 
 __all__ = ["RECIPES", "VerificationError", "export_bundle", "load_source", "to_deploy"]

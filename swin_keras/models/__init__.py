@@ -3,6 +3,7 @@
 from swin_keras.models.backbone import SwinBackbone
 from swin_keras.models.from_checkpoint import convert_checkpoint, create_model_from_checkpoint
 from swin_keras.models.simmim import SimMIM, random_mask
+from swin_keras.models.source import Source, load_source
 from swin_keras.models.variants import (
     VARIANTS,
     Variant,
@@ -17,6 +18,7 @@ from swin_keras.models.variants import (
 __all__ = [
     "VARIANTS",
     "SimMIM",
+    "Source",
     "SwinBackbone",
     "Variant",
     "convert_checkpoint",
@@ -26,6 +28,7 @@ __all__ = [
     "create_simmim",
     "get_variant",
     "list_models",
+    "load_source",
     "random_mask",
     "released_tags",
 ]

@@ -1,18 +1,19 @@
-"""What to export: a model, and whatever lies beside it that says how it is used."""
+"""What to export or evaluate: a model, and whatever lies beside it that says how it is used."""
 
 import dataclasses
 import json
+import os
 
 import keras
 
-from swin_keras.models import create_model_from_checkpoint
+from swin_keras.models.from_checkpoint import create_model_from_checkpoint
 from swin_keras.preprocessing import Preprocessing
 from swin_keras.weights import find_weights, is_keras_model, load_keras
 
 
 @dataclasses.dataclass
 class Source:
-    """A model to export.
+    """A model to export or evaluate.
 
     Attributes:
         model: `keras.Model`.
@@ -30,14 +31,16 @@ class Source:
 
 
 def load_source(path):
-    """Loads a `.keras` file, with config.json of its workdir where there is one, or a checkpoint of a released model.
+    """Loads a workdir's best model or a `.keras` file, with config.json beside it where there is one, or a checkpoint of a released model.
 
     Args:
-        path: What `find_weights` takes. Labels and preprocessing of a repository or folder of Hugging Face are read too.
+        path: A workdir of `train`, or what `find_weights` takes. Labels and preprocessing of a repository or folder of Hugging Face are read too.
 
     Raises:
         ValueError: If the file is missing, damaged or of another kind, or the checkpoint fits no released model.
     """
+    if isinstance(path, (str, os.PathLike)) and os.path.isfile(best := os.path.join(path, "model.keras")):
+        path = best
     found = find_weights(path)
     if not is_keras_model(found.path):
         return Source(
