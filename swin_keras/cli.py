@@ -9,6 +9,7 @@ import sys
 from swin_keras.edge_demo import __main__ as edge_main
 from swin_keras.quiet import quiet_native
 
+_DATA = "digits: built in; folder:PATH: pictures in a sub-folder for each class; tfds:NAME: of tensorflow-datasets"
 _WEIGHTS = "a checkpoint of any dialect, a Hugging Face folder, or hf://owner/name"
 
 
@@ -41,6 +42,11 @@ def main(argv=None):
         if debug or code is None:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if type(error).__name__ == "WorkerLost":
+            # TensorFlow's threads that wait for the other worker would keep the process for up to a minute.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
         return code
 
 
@@ -49,8 +55,9 @@ def _exit_code(error):
         return 1
     if isinstance(error, RuntimeError):
         from swin_keras.export import VerificationError
+        from swin_keras.training import WorkerLost
 
-        return 1 if isinstance(error, VerificationError) else None
+        return 1 if isinstance(error, (VerificationError, WorkerLost)) else None
     return 2
 
 
@@ -72,14 +79,29 @@ def _parser():
     command.add_argument("--seed", type=_whole_number, default=0, metavar="N", help="(default: 0)")
 
     command = add("train", _train, "train a model; the same command again resumes an interrupted run")
-    command.add_argument("--data", required=True, metavar="SRC", help="digits: built in; or folder:PATH: pictures in a sub-folder for each class")
+    command.add_argument("--data", required=True, metavar="SRC", help=_DATA)
     command.add_argument("--variant", required=True, metavar="NAME", help="a name that `swin-keras models` lists")
     command.add_argument("--workdir", required=True, metavar="DIR", help="where the run is kept")
-    command.add_argument("--recipe", default="small", metavar="NAME", help="(default: small)")
+    command.add_argument("--recipe", default="small", metavar="NAME", help="small (the default), finetune_small, imagenet_300, ...: docs/training.md")
     command.add_argument("--weights", metavar="W", help=f"start from these: {_WEIGHTS}; or a tag such as ms_in1k")
     command.add_argument("--seed", type=_whole_number, default=0, metavar="N", help="(default: 0)")
     command.add_argument("--epochs", type=edge_main.positive_integer, metavar="N", help="in place of the recipe's")
-    command.add_argument("--batch-size", type=edge_main.positive_integer, metavar="N", help="in place of the recipe's")
+    command.add_argument("--batch-size", type=edge_main.positive_integer, metavar="N", help="of all devices together; in place of the recipe's")
+    command.add_argument("--set", action="append", type=_setting, default=[], metavar="KEY=VALUE", help="in place of the recipe's; repeats")
+    command.add_argument("--strategy", default="auto", metavar="NAME", help="auto (the default), one, mirrored, multiworker or tpu")
+    command.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its sets")
+    command.add_argument("--throughput", action="store_true", help="measure how many images a second the model takes, and train nothing")
+
+    command = add("evaluate", _evaluate, "measure the accuracy of a model or a bundle")
+    command.add_argument("model", metavar="MODEL", help=f"a workdir of `train`, a .keras file, a bundle, or of a released model: {_WEIGHTS}")
+    command.add_argument("--data", metavar="SRC", help=_DATA)
+    command.add_argument("--split", default="test", metavar="NAME", help="test (the default), validation or train")
+    command.add_argument("--recipe", metavar="NAME", help="which file of a bundle (default: the one recommended for CPUs)")
+    command.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its sets")
+    command.add_argument("--out", metavar="DIR", help="write evaluation.json, confusion.csv and confusion.png there")
+    command.add_argument("--throughput", action="store_true", help="measure images a second of a Keras model, and no accuracy")
+    command.add_argument("--batch-size", type=edge_main.positive_integer, default=64, metavar="N", help="(default: 64)")
+    command.add_argument("--json", action="store_true", help="print one line of JSON")
 
     command = add("convert", _convert, "translate a checkpoint into the names of another project")
     command.add_argument("source", metavar="SRC", help=f"{_WEIGHTS}; or a .keras file")
@@ -106,12 +128,23 @@ def _whole_number(text):
     return int(text)
 
 
-def _start_tensorflow():
-    # What is left of TensorFlow's notices comes when it looks for devices.
+def _setting(text):
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, such as learning_rate=1e-3, received {text!r}")
+    try:
+        return key, json.loads({"true": "true", "false": "false", "none": "null"}.get(value.lower(), value))
+    except ValueError:
+        return key, value
+
+
+def _start_tensorflow(devices=True):
     with quiet_native():
         import tensorflow as tf
 
-        tf.config.list_logical_devices()
+        # What is left of TensorFlow's notices comes when it looks for devices. Of several workers each joins the others before that.
+        if devices:
+            tf.config.list_logical_devices()
 
 
 def _models(arguments):
@@ -143,9 +176,14 @@ def _demo(arguments):
 
 
 def _train(arguments):
-    _start_tensorflow()
+    _start_tensorflow(devices=not os.environ.get("TF_CONFIG") and not os.environ.get("SLURM_STEP_NUM_TASKS"))
     from swin_keras import training
 
+    settings = dict(arguments.set)
+    if arguments.throughput:
+        recipe = training.find_recipe(arguments.recipe, {**settings, "epochs": arguments.epochs, "batch_size": arguments.batch_size})
+        training.measure_throughput(training.build_model(arguments.variant, recipe), recipe.batch_size, log=_log)
+        return
     training.train(
         arguments.data,
         arguments.variant,
@@ -155,8 +193,39 @@ def _train(arguments):
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         weights=arguments.weights,
+        strategy=arguments.strategy,
+        settings=settings,
+        data_dir=arguments.data_dir,
         log=_log,
     )
+
+
+def _evaluate(arguments):
+    if not arguments.throughput and arguments.data is None:
+        raise _UsageError("`--data` says what to evaluate on: digits, folder:PATH or tfds:NAME. `swin-keras evaluate --help` shows the usage.")
+    _start_tensorflow()
+    from swin_keras import training
+
+    log = _log_to_standard_error if arguments.json else _log
+    if arguments.throughput:
+        from swin_keras.models import load_source
+
+        result = training.measure_throughput(load_source(arguments.model).model, arguments.batch_size, log=log)
+    else:
+        result = training.evaluate(
+            arguments.model,
+            arguments.data,
+            arguments.split,
+            recipe=arguments.recipe,
+            data_dir=arguments.data_dir,
+            batch_size=arguments.batch_size,
+            log=log,
+        )
+        if arguments.out is not None:
+            training.write_evaluation(result, arguments.out)
+            log(f"{arguments.out}: evaluation.json, and where there are not too many classes confusion.csv and confusion.png")
+    if arguments.json:
+        print(json.dumps(result))
 
 
 def _convert(arguments):

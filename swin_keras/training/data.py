@@ -1,12 +1,16 @@
-"""Labelled pictures, split and named."""
+"""Labelled pictures, split and named: digits, a folder, tensorflow-datasets, any `tf.data.Dataset`."""
 
+import contextlib
 import dataclasses
 import functools
 import os
+import threading
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from swin_keras.preprocessing import Preprocessing
 from swin_keras.training import folder
@@ -16,7 +20,7 @@ SPLITS = ("train", "validation", "test")
 _DIGITS_MEAN, _DIGITS_STD = 0.309, 0.349
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageData:
     """A labelled data set in memory.
 
@@ -26,12 +30,21 @@ class ImageData:
         preprocessing: How a picture becomes a model's input.
         splits: `"train"`, `"validation"` and `"test"`, each a pair of uint8 pictures `(n, height, width, 3)` and
             int32 class indices `(n,)`.
+        log: Function that is called with each line of progress.
     """
 
     name: str
     labels: list
     preprocessing: Preprocessing
     splits: dict
+    log: Callable = print
+
+    # Whether `pixels` of all splits stay in memory.
+    fits = True
+
+    def count(self, split):
+        """Returns the number of pictures of a split."""
+        return len(self.splits[split][1])
 
     def pixels(self, split):
         """Returns a split as resized and cropped uint8 pictures `(n, *crop, 3)` and its class indices."""
@@ -43,38 +56,159 @@ class ImageData:
     def inputs(self, split):
         """Returns a split as the model takes it: float32 `(n, *crop, 3)`, and its class indices."""
         pixels, classes = self.pixels(split)
-        return self.preprocessing.normalize(pixels.astype("float32")).numpy(), classes
+        return self.normalize(pixels).numpy(), classes
 
     def batches(self, split, size):
         """Returns a split in its order as a `tf.data.Dataset` of `inputs` and class indices, `size` of them at a time."""
+        if not self.fits:
+            pictures = self.pictures(split, self.elements(split).enumerate(), self.prepare).filter(lambda pixels, label, good: good)
+            return pictures.batch(size).map(lambda pixels, classes, good: (self.normalize(pixels), classes)).prefetch(tf.data.AUTOTUNE)
         pixels, classes = self.pixels(split)
 
         def batch(start):
             chosen = tf.range(start, tf.minimum(start + size, len(classes)))
-            return self.preprocessing.normalize(tf.cast(take_rows(pixels, chosen), tf.float32)), tf.gather(classes, chosen)
+            return self.normalize(take_rows(pixels, chosen)), tf.gather(classes, chosen)
 
         return tf.data.Dataset.range(0, len(classes), size).map(batch).prefetch(tf.data.AUTOTUNE)
 
+    def normalize(self, pixels):
+        """Returns bytes as the model takes them."""
+        return self.preprocessing.normalize(tf.cast(pixels, tf.float32))
 
-@dataclasses.dataclass(frozen=True)
+    def elements(self, split, seed=None):
+        """Returns what stands for each picture until it is opened, a tuple; here of its row.
+
+        In the order of the split, or in one that follows from `seed`, an integer tensor `(2,)`.
+        """
+        count = self.count(split)
+        rows = tf.data.Dataset.range(count)
+        return rows.map(lambda row: (row if seed is None else tf.random.experimental.index_shuffle(row, seed, tf.cast(count - 1, tf.int64)),))
+
+    def open(self, split, row):
+        """Opens an element: a `PIL.Image.Image` in mode RGB, and its class index."""
+        pictures, classes = self.splits[split]
+        return Image.fromarray(pictures[row]), classes[row]
+
+    def name_of(self, split, row, *_):
+        """Returns what a person calls an element."""
+        return f"picture {row} of {split}"
+
+    def prepare(self, picture, number):
+        """Returns an open picture as resized and cropped uint8 pixels `(*crop, 3)`, as the device makes them."""
+        return folder.prepare(picture, self.preprocessing)
+
+    def pictures(self, split, elements, change, size=None):
+        """Opens pictures, in parallel and in their order.
+
+        Args:
+            split: String.
+            elements: `tf.data.Dataset` of pairs: a number for each picture, and its element.
+            change: Function from an open picture and its number to uint8 pixels `(*size, 3)`.
+            size: Height and width. Defaults to those of the model's input.
+
+        Returns:
+            A `tf.data.Dataset` of pixels, class index, and whether the picture could be opened: else the pixels are black.
+        """
+        size = self.preprocessing.crop if size is None else size
+
+        def read(number, *element):
+            try:
+                picture, label = self.open(split, *element)
+                pixels = change(picture, number)
+            except Exception as error:  # Pillow's decoders raise what they like on damaged files.
+                self.damage.add(self.name_of(split, *element), str(error))
+                return np.zeros((*size, 3), "uint8"), np.int32(0), False
+            if not 0 <= label < len(self.labels):
+                problem = f"Received: {label} at {self.name_of(split, *element)}. Choose another split, or mend the labels."
+                self.damage.stop(f"Expected class indices from 0 to {len(self.labels) - 1} in {self.name!r}. {problem}")
+            return pixels, np.int32(label), True
+
+        def read_in_graph(number, element):
+            pixels, label, good = tf.numpy_function(read, [number, *element], (tf.uint8, tf.int32, tf.bool))
+            return tf.ensure_shape(pixels, (*size, 3)), tf.ensure_shape(label, ()), tf.ensure_shape(good, ())
+
+        return elements.map(read_in_graph, tf.data.AUTOTUNE, deterministic=True)
+
+    @contextlib.contextmanager
+    def reading(self):
+        """Gives errors that stop the reading of pictures as they were, not as TensorFlow hands them on.
+
+        Raises:
+            ValueError: If too many pictures cannot be opened, or one has a class that there is not.
+        """
+        try:
+            # Pictures are opened on many threads, each of which silences and restores the warnings of all.
+            with warnings.catch_warnings():
+                yield
+        except tf.errors.OpError:
+            if self.damage.failure is not None:
+                raise self.damage.failure from None
+            raise
+
+    @functools.cached_property
+    def damage(self):
+        """`Damage` that was met by `pictures`."""
+        return Damage(sum(map(self.count, self.splits)), self.name, self.log)
+
+
+class Damage:
+    """Which pictures could not be opened when they were read one after the other; too many stop the run.
+
+    Attributes:
+        problems: What is wrong with each, by name.
+        failure: The `ValueError` that stopped the reading, which TensorFlow hands on as an error of its own, or `None`.
+    """
+
+    def __init__(self, count, where, log):
+        self.problems, self.failure = {}, None
+        self._count, self._where, self._log, self._lock = count, where, log, threading.Lock()
+
+    def add(self, name, problem):
+        """Notes a picture, and says so once."""
+        with self._lock:
+            if name in self.problems:
+                return
+            self.problems[name] = problem
+            self._log(f"skipped {name}: {problem}")
+            try:
+                folder.check_damage(self.problems, self._count, self._where)
+            except ValueError as error:
+                self.failure = error
+                raise
+
+    def stop(self, problem):
+        """Raises a `ValueError`."""
+        self.failure = ValueError(problem)
+        raise self.failure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FolderData(ImageData):
-    """Pictures of a folder, which are read when the first of the splits is asked for, all splits at once.
+    """Pictures of a folder. If they fit into memory they are read when the first of the splits is asked for, all splits at once.
 
     Attributes:
         splits: As in `ImageData`, but with a list of paths in place of the pictures.
         path: String. The folder.
-        log: Function that is called with each line of progress.
     """
 
     path: str
-    log: Callable
+
+    @functools.cached_property
+    def fits(self):
+        paths = {path for paths, _ in self.splits.values() for path in paths}
+        return len(paths) * int(np.prod(self.preprocessing.crop)) * 3 <= folder.MAX_PIXEL_BYTES
 
     def pixels(self, split):
         """As in `ImageData`, without the pictures that cannot be read.
 
         Raises:
-            ValueError: If too many cannot be read, or none of a class is left.
+            ValueError: If they do not fit into memory, too many cannot be read, or none of a class is left.
         """
+        if not self.fits:
+            raise ValueError(
+                f"Expected pictures that fit into {folder.MAX_PIXEL_BYTES / 2**30:.3g} GiB of memory once resized. Received: "
+                f"{sum(map(self.count, self.splits)):,} pictures in {self.path!r}. Take `batches`, which reads them one after the other."
+            )
         return self._read[0][split]
 
     @property
@@ -104,30 +238,60 @@ class FolderData(ImageData):
             splits[split] = pixels[first : first + len(classes)], classes
         return splits, [os.path.relpath(path, self.path) for path, good in zip(paths, readable, strict=True) if not good]
 
+    def open(self, split, row):
+        paths, classes = self.splits[split]
+        return folder.open_regular(paths[row]), classes[row]
 
-def load_data(data, input_shape, splits=SPLITS, log=print):
+    def name_of(self, split, row, *_):
+        return repr(os.path.relpath(self.splits[split][0][row], self.path))
+
+
+def load_data(data, input_shape, splits=SPLITS, preprocessing=None, validation=None, labels=None, data_dir=None, log=print):
     """Opens a data set for a model's input.
 
     Args:
         data: `"digits"`: the 1,797 handwritten digits that ship with scikit-learn, 8x8 scans of 16 grey levels, split
             60/20/20 by class and always the same way. Or `"folder:PATH"`: pictures in a sub-folder for each class, split
             60/20/20 by class and always the same way, or in `train`, `val` and `test` with such sub-folders;
-            `folder.find_pictures` has the rules. They are turned as their EXIF says, prepared as the official code does
-            for this input, and kept in memory, at most 8 GiB. Damaged ones are skipped, up to one in a hundred.
+            `folder.find_pictures` has the rules. They are turned as their EXIF says and prepared as the official code does
+            for this input. Damaged ones are skipped, up to one in a hundred. Or `"tfds:NAME"`, with `/CONFIG` and `:VERSION`
+            as tensorflow-datasets has them, prepared in its data folder or downloaded. Or a `tf.data.Dataset` of pairs:
+            a picture, uint8 `(height, width, 3)` or an encoded string, and its class index.
         input_shape: Height, width and channels of the model.
         splits: Which of `"train"`, `"validation"` and `"test"` are wanted. No file of another is read.
+        preprocessing: How a picture becomes the model's input. `None`: the official evaluation of this size; for digits
+            their own.
+        validation: With a `tf.data.Dataset`: another for validation and test. `None`: every fifth picture of the first.
+        labels: With a `tf.data.Dataset`: class names. `None`: the numbers.
+        data_dir: Folder of tensorflow-datasets. `None`: its own.
         log: Function that is called with each line of progress.
 
     Returns:
         An `ImageData`.
 
     Raises:
-        ValueError: If `data` is unknown, or its folder cannot be used.
+        ValueError: If `data` is unknown, or cannot be used.
     """
+    size = tuple(input_shape[:2])
+    if None in size and preprocessing is None and not (isinstance(data, str) and data == "digits"):
+        raise ValueError(f"Expected a model with a fixed input size. Received: input_shape={tuple(input_shape)}. Create it with a size.")
+    if isinstance(data, tf.data.Dataset):
+        from swin_keras.training.streams import load_dataset
+
+        return load_dataset(data, validation, labels, preprocessing or Preprocessing.official(*size), splits, log)
+    if validation is not None or labels is not None:
+        raise ValueError(f"`validation` and `labels` belong to a `tf.data.Dataset`. Received: data={data!r}. Leave them out.")
     if isinstance(data, str) and data.startswith("folder:"):
-        return _load_folder(data, input_shape, splits, log)
+        return _load_folder(data, preprocessing or Preprocessing.official(*size), splits, log)
+    if isinstance(data, str) and data.startswith("tfds:"):
+        from swin_keras.training.streams import load_tfds
+
+        return load_tfds(data, data_dir, preprocessing or Preprocessing.official(*size), splits, log)
     if data != "digits":
-        raise ValueError(f"Expected data='digits', the built-in data set, or data='folder:PATH', your own. Received: data={data!r}.")
+        raise ValueError(
+            "Expected data='digits', the built-in data set, data='folder:PATH', your own, data='tfds:NAME', of tensorflow-datasets, or a "
+            f"`tf.data.Dataset`. Received: data={data!r}."
+        )
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -138,11 +302,10 @@ def load_data(data, input_shape, splits=SPLITS, log=print):
     train, rest = train_test_split(np.arange(len(classes)), train_size=0.6, stratify=classes, random_state=0)
     validation, test = train_test_split(rest, train_size=0.5, stratify=classes[rest], random_state=0)
     chosen = {"train": train, "validation": validation, "test": test}
-    size = tuple(input_shape[:2])
     return ImageData(
         name="digits",
         labels=[str(digit) for digit in digits.target_names],
-        preprocessing=Preprocessing("exact", size, size, mean=(_DIGITS_MEAN,) * 3, std=(_DIGITS_STD,) * 3),
+        preprocessing=preprocessing or Preprocessing("exact", size, size, mean=(_DIGITS_MEAN,) * 3, std=(_DIGITS_STD,) * 3),
         splits={split: (pictures[chosen[split]], classes[chosen[split]]) for split in splits},
     )
 
@@ -153,16 +316,12 @@ def take_rows(array, chosen):
     return tf.ensure_shape(taken, (*chosen.shape, *array.shape[1:]))
 
 
-def _load_folder(data, input_shape, splits, log):
+def _load_folder(data, preprocessing, splits, log):
     path = os.path.expanduser(data.removeprefix("folder:"))
     if not path:
         raise ValueError(f"Expected data='folder:PATH'. Received: data={data!r}. Name the folder that holds a sub-folder for each class.")
-    if None in input_shape:
-        raise ValueError(f"Expected a model with a fixed input size. Received: input_shape={tuple(input_shape)}. Create it with a size.")
     labels, found = folder.find_pictures(path, log)
-    preprocessing = Preprocessing.official(*input_shape[:2])
-    images = FolderData(data, labels, preprocessing, {split: found[split] for split in splits}, path, log)
-    folder.check_size(path, len({name for paths, _ in images.splits.values() for name in paths}), preprocessing.crop)
+    images = FolderData(name=data, labels=labels, preprocessing=preprocessing, splits={split: found[split] for split in splits}, path=path, log=log)
     counts = ", ".join(f"{len(paths):,} for {split}" for split, (paths, _) in images.splits.items())
     log(f"{path}: {len(labels):,} classes; pictures: {counts}")
     return images

@@ -83,14 +83,33 @@ def fingerprint(labels, splits):
     return {**{split: len(paths) for split, (paths, _) in splits.items()}, "sha256": digest.hexdigest()}
 
 
-def check_size(folder, count, crop):
-    """Raises a `ValueError` if the pixels of so many pictures are more than `MAX_PIXEL_BYTES`."""
-    needed = count * crop[0] * crop[1] * 3
-    if needed > MAX_PIXEL_BYTES:
+def open_regular(path):
+    """As `open_picture`, of a file that has an end."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path!r} is no regular file")  # A pipe would never end.
+    return open_picture(path)
+
+
+def prepare(picture, preprocessing):
+    """Returns an open picture as resized and cropped uint8 pixels `(*crop, 3)`, as the device makes them."""
+    # From bytes to fractions; `rint` makes the very bytes of them again that Pillow made.
+    settings = {**preprocessing.to_dict(), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    return np.rint(preprocess(picture, settings)[0] * 255).astype("uint8")
+
+
+def check_damage(problems, count, where):
+    """Raises a `ValueError` if too many pictures cannot be read.
+
+    Args:
+        problems: Dictionary from their names to what is wrong.
+        count: Integer. Number of all pictures.
+        where: String. What they belong to.
+    """
+    # A single one is more than one in a hundred in every small set, and stops none.
+    if len(problems) > max(1, count / 100):
         raise ValueError(
-            f"Expected pictures that fit into {MAX_PIXEL_BYTES / 2**30:.3g} GiB of memory once resized to {crop[0]}x{crop[1]}. "
-            f"Received: {count:,} pictures in {folder!r}, which need {needed / 2**30:.3g} GiB. "
-            f"Use at most {MAX_PIXEL_BYTES // (needed // count):,} of them, or a variant for smaller pictures."
+            f"Expected pictures that can be read, but for one in a hundred. Received: {len(problems):,} of {count:,} in {where!r} that cannot: "
+            f"{_some(problems)}. Repair or remove them. The first: {next(iter(problems.values()))}"
         )
 
 
@@ -110,14 +129,10 @@ def read_pictures(folder, paths, preprocessing, log):
         ValueError: If more than one in a hundred pictures, and more than one picture, cannot be read.
     """
     pixels = np.empty((len(paths), *preprocessing.crop, 3), "uint8")
-    # From bytes to fractions; `rint` makes the very bytes of them again that Pillow made.
-    settings = {**preprocessing.to_dict(), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
     def read(row):
         try:
-            if os.path.exists(paths[row]) and not os.path.isfile(paths[row]):
-                return f"{paths[row]!r} is no regular file"  # A pipe would never end.
-            pixels[row] = np.rint(preprocess(open_picture(paths[row]), settings)[0] * 255)
+            pixels[row] = prepare(open_regular(paths[row]), preprocessing)
         except Exception as error:  # Pillow's decoders raise what they like on damaged files.
             return str(error)
 
@@ -135,15 +150,9 @@ def read_pictures(folder, paths, preprocessing, log):
                     next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
         finally:
             pool.shutdown(cancel_futures=True)
-    names = [os.path.relpath(paths[row], folder) for row in problems]
-    # A single one is more than that in every small folder, and stops none.
-    if len(problems) > max(1, len(paths) / 100):
-        raise ValueError(
-            f"Expected pictures that can be read, but for one in a hundred. Received: {len(problems):,} of {len(paths):,} in {folder!r} that cannot: "
-            f"{_some(names)}. Repair or remove them. The first: {next(iter(problems.values()))}"
-        )
-    for name, problem in zip(names, problems.values(), strict=True):
-        log(f"skipped {name!r}: {problem}")
+    check_damage({os.path.relpath(paths[row], folder): problem for row, problem in problems.items()}, len(paths), folder)
+    for row, problem in problems.items():
+        log(f"skipped {os.path.relpath(paths[row], folder)!r}: {problem}")
     readable = np.ones(len(paths), bool)
     readable[list(problems)] = False
     # In place: a second copy may not fit.

@@ -1,52 +1,72 @@
-"""`train` and `evaluate`: from a data set to a folder that holds the trained model and its record."""
+"""`train`: from a data set to a folder that holds the trained model and its record."""
 
-import csv
 import dataclasses
-import itertools
+import functools
 import json
-import math
 import numbers
 import os
 import pathlib
 import platform
-import sys
 import warnings
-import zipfile
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from swin_keras.edge_demo import Classifier
-from swin_keras.models import create_model, get_variant
-from swin_keras.training.augmentation import random_affine
-from swin_keras.training.data import FolderData, load_data, take_rows
-from swin_keras.training.recipes import RECIPES
+from swin_keras.models import create_model, create_simmim, get_variant, random_mask
+from swin_keras.models.variants import published_weights
+from swin_keras.training.callbacks import Keeper, LearningRate, Progress, TensorBoardLog, replace, write
+from swin_keras.training.data import FolderData, load_data
+from swin_keras.training.optimizer import freeze, make_optimizer, moving_averages
+from swin_keras.training.pictures import draw_curves
+from swin_keras.training.pipeline import training_batches, validation_batches, validation_steps
+from swin_keras.training.recipes import RECIPES, Recipe
+from swin_keras.training.strategy import agree, distribute, is_chief, make_strategy, prepare_for_workers, stops_with_the_others
 from swin_keras.version import __version__
+from swin_keras.weights import find_weights, load_weights
 
-NO_DECAY = ["bias", "gamma", "beta"]  # "bias" is also in relative_position_bias_table
 _PARTIAL_CONFIG = "config.json.partial"
 
 
-def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_size=None, weights=None, strategy="auto", callbacks=(), log=print):
-    """Trains a classifier and keeps its best validation epoch.
+def train(
+    data,
+    variant,
+    workdir,
+    recipe="small",
+    seed=0,
+    epochs=None,
+    batch_size=None,
+    weights=None,
+    strategy="auto",
+    settings=None,
+    validation=None,
+    labels=None,
+    data_dir=None,
+    callbacks=(),
+    log=print,
+):
+    """Trains a model and keeps its best validation epoch.
 
-    The same call on a folder where a run was interrupted goes on after its last finished epoch, and takes the same steps
-    as a run without interruption: weights, optimizer, order of pictures and every random draw. Two runs may still differ
-    in the last bit, since some of TensorFlow's kernels add in the order in which their threads finish. On a finished
+    The same call on a folder where a run was interrupted goes on after its last finished epoch, and ends with the weights of
+    a run without interruption: weights, optimizer, order of pictures and every random draw are the same. On a finished
     folder it returns at once.
 
     Args:
-        data: `"digits"`, or `"folder:PATH"` for pictures of your own; `load_data` says how the folder is built.
+        data: `"digits"`; `"folder:PATH"` for pictures of your own; `"tfds:NAME"`; or a `tf.data.Dataset`: `load_data` says more.
         variant: String. A key of `VARIANTS`.
         workdir: Path of the folder for config.json, model.keras (best validation epoch), final.keras (last step),
-            history.csv and checkpoints/. Made if missing.
-        recipe: String. A key of `RECIPES`.
+            history.csv, checkpoints/, tensorboard/ and curves.png. Made if missing. All workers see the same.
+        recipe: String, a key of `RECIPES`, or a `Recipe`.
         seed: Integer. Decides the initial weights, the order of pictures and every random change to them.
         epochs: Integer. Replaces the recipe's.
-        batch_size: Integer. Replaces the recipe's.
+        batch_size: Integer, of all devices together. Replaces the recipe's.
         weights: What to start from, as in `create_model`, or `None`. `log` is told if the head stays initial.
-        strategy: `"auto"` or `"one"`: one device, the first that TensorFlow finds.
+        strategy: `"one"` device, the first that TensorFlow finds; `"mirrored"`: all GPUs, or all logical CPUs, of this machine;
+            `"multiworker"`: as TF_CONFIG or SLURM say; `"tpu"`; `"auto"`: whichever of the first three there is reason for.
+        settings: Dictionary. Replaces further attributes of the recipe.
+        validation: As in `load_data`, with a `tf.data.Dataset`.
+        labels: As in `load_data`, with a `tf.data.Dataset`.
+        data_dir: As in `load_data`, of tensorflow-datasets.
         callbacks: Further Keras callbacks.
         log: Function that is called with each line of progress.
 
@@ -54,39 +74,51 @@ def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_siz
         The best epoch's `keras.Model`.
 
     Raises:
-        ValueError: If an argument is unknown or does not fit, the folder of `data` cannot be used, or `workdir` holds
-            another run, or one on pictures that have changed.
+        ValueError: If an argument is unknown or does not fit, `data` cannot be used, or `workdir` holds another run, or one on
+            pictures that have changed.
+        OSError: If the disk is full; the last checkpoint is intact.
+        WorkerLost: If another worker stopped.
+        FloatingPointError: If the loss is no number any more.
     """
     if not isinstance(workdir, (str, os.PathLike)):
         raise ValueError(f"Expected the path of a folder as workdir. Received: {workdir!r}.")
     workdir = pathlib.Path(workdir)
     get_variant(variant)
-    recipe_name, recipe = recipe, _recipe(recipe, epochs, batch_size)
-    if strategy not in ("auto", "one"):
-        raise ValueError(f"`strategy` must be 'auto' or 'one', one device. Received: strategy={strategy!r}.")
+    recipe = find_recipe(recipe, {**(settings or {}), "epochs": epochs, "batch_size": batch_size})
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**31:
         raise ValueError(f"`seed` must be a whole number from 0 to {2**31 - 1}. Received: seed={seed!r}.")
     seed = int(seed)
-    keras.utils.set_random_seed(seed)
-    input_shape = (get_variant(variant).image_size,) * 2 + (3,)
-    images = load_data(data, input_shape, log=log)
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always", UserWarning)
-        model = create_model(variant, weights=weights, num_classes=len(images.labels))
-    for note in notes:  # such as that the head stays initial
-        log(str(note.message))
+    distribution, chosen = make_strategy(strategy, log)
+    if not tf.config.list_physical_devices("GPU"):
+        # Grappler's meta optimizer joins sums of gradients into one operation, which adds its terms in the order in which buffers
+        # become free: of twenty runs at batch 256, seven ended in other last bits. Without it the step takes no longer.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    chief = is_chief(distribution)
+    log = log if chief else lambda line: None
+    replicas = distribution.num_replicas_in_sync
+    _check_batch(recipe, replicas)
+
+    side = recipe.image_size or get_variant(variant).image_size
+    weights = published_weights(variant, weights)
+    images = load_data(
+        data,
+        (side, side, 3),
+        preprocessing=_published_preprocessing(data, weights, (side, side)),
+        validation=validation,
+        labels=labels,
+        data_dir=data_dir,
+        log=log,
+    )
     config = {
         "variant": variant,
-        "data": data,
+        "data": images.name,
         "seed": seed,
-        "recipe": {"name": recipe_name, **dataclasses.asdict(recipe)},
+        "recipe": dataclasses.asdict(recipe),
         "weights": None if weights is None else str(weights),
         "labels": images.labels,
         "preprocessing": images.preprocessing.to_dict(),
-        "strategy": "one",
-        "replicas": 1,
     }
-    if isinstance(images, FolderData):
+    if hasattr(images, "fingerprint"):
         config["pictures"] = images.fingerprint
     # Before the pictures are read, which takes minutes when they are many.
     _holds_run(workdir, config)
@@ -94,202 +126,177 @@ def train(data, variant, workdir, recipe="small", seed=0, epochs=None, batch_siz
         log(f"{workdir} holds the finished run")
         return keras.models.load_model(workdir / "model.keras")
 
-    pixels, classes = images.pixels("train")
-    steps = len(classes) // recipe.batch_size
-    if steps == 0:
-        raise ValueError(f"`batch_size` must be at most the {len(classes)} training pictures. Received: batch_size={recipe.batch_size}.")
-    if isinstance(images, FolderData):
+    steps = _steps(images, recipe)
+    keras.utils.set_random_seed(seed)
+    build = functools.partial(build_model, variant, recipe, len(images.labels))
+    with stops_with_the_others(distribution), distribution.scope():
+        model = build(weights=weights, log=log)
+        if recipe.frozen_stages is not None:
+            freeze(model, recipe.frozen_stages)
+        optimizer = make_optimizer(recipe, model, steps)
+        # Before compiling: else the optimizer makes its slots inside the first trace, and the step is traced twice.
+        optimizer.build(model.trainable_variables)
+        loss, metrics = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing), ["accuracy"]
+        if recipe.task == "simmim":
+            loss, metrics = None, None
+        # Weighted: where several devices validate, what fills a batch up has no weight.
+        model.compile(optimizer, loss, weighted_metrics=metrics, jit_compile=recipe.jit_compile)
+
+    if isinstance(images, FolderData) and images.fits and recipe.crop_scale is None:
         config["skipped"] = images.skipped
-    versions = {"swin-keras": __version__, "tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
-    if not _holds_run(workdir, config):
-        _write_config(workdir, {**config, "versions": versions})
+    if not _holds_run(workdir, config) and chief:
+        versions = {"swin-keras": __version__, "tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
+        _write_config(workdir, {**config, "strategy": chosen, "replicas": replicas, "versions": versions})
 
-    optimizer = _optimizer(recipe, steps)
-    # Before compiling: else the optimizer makes its slots inside the first trace, and the step is traced twice.
-    optimizer.build(model.trainable_variables)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
-    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=recipe.jit_compile)
-
-    keeper = _WorkdirCallback(workdir, seed)
-    first_epoch = keeper.restore(model)
+    save = _saver(model, build, recipe)
+    keeper = Keeper(workdir, seed, save, moving_averages(optimizer, model), chief, log)
+    with stops_with_the_others(distribution):
+        first_epoch = keeper.restore(model)
+    agree(distribution, first_epoch, "the last finished epoch", f"Put {str(workdir)!r} on a disk that all workers share.")
     if first_epoch:
         log(f"resumed from epoch {first_epoch} of {recipe.epochs}")
+    elif recipe.jit_compile and replicas > 1:
+        log("XLA is off: it does not compile for several devices")
     elif recipe.jit_compile:
         log("XLA compiles the step first: the first epoch takes longest")
+    training = distribute(distribution, lambda own, count: training_batches(images, recipe, seed, steps, first_epoch, own, count))
     # Whoever made the batch smaller had little memory; without gradients more pictures fit than in a training step.
-    validation = images.batches("validation", min(256, 4 * recipe.batch_size))
-    model.fit(
-        training_batches(pixels, classes, images, recipe, seed, steps, first_epoch),
-        initial_epoch=first_epoch,
-        epochs=recipe.epochs,
-        steps_per_epoch=steps,
-        validation_data=validation.map(lambda inputs, classes: (inputs, tf.one_hot(classes, len(images.labels)))),
-        # A bar that redraws itself is for a terminal; elsewhere a line for each epoch.
-        verbose=1 if sys.stdout.isatty() else 2,
-        callbacks=[keeper, *callbacks],
-        shuffle=False,  # The batches are in their order already.
-    )
-    _save_atomically(model, workdir / "final.keras")
+    size = max(1, min(256, 4 * recipe.batch_size) // replicas)
+    validation = distribute(distribution, lambda own, count: validation_batches(images, recipe, size, own, count))
+    shown = [Progress(steps, recipe.batch_size, log), TensorBoardLog(workdir / "tensorboard")] if chief else []
+    prepare_for_workers(distribution, model, training)
+    with stops_with_the_others(distribution), images.reading():
+        model.fit(
+            training,
+            initial_epoch=first_epoch,
+            epochs=recipe.epochs,
+            steps_per_epoch=steps,
+            validation_data=validation,
+            validation_steps=None if replicas == 1 else validation_steps(images, recipe, size, replicas),
+            verbose=0,
+            callbacks=[LearningRate(), keeper, *shown, *callbacks],
+            shuffle=False,  # The batches are in their order already.
+        )
+    if images.damage.problems:
+        log(f"{len(images.damage.problems):,} pictures could not be opened and were skipped")
+    if chief:
+        draw_curves(keeper.rows, workdir / "curves.png")
+        write(lambda: save(model, workdir / "final.keras"), workdir)
+    agree(distribution, recipe.epochs, "the last epoch", "")
     best = keeper.best_row()
-    log(f"best epoch {best['epoch']}: validation accuracy {100 * best['val_accuracy']:.2f} %")
+    reached = f"accuracy {100 * best['val_accuracy']:.2f} %" if "val_accuracy" in best else f"loss {best['val_loss']:.4f}"
+    log(f"best epoch {best['epoch']}: validation {reached}")
     return keras.models.load_model(workdir / "model.keras")
 
 
-def evaluate(model_or_bundle, data, log=print):
-    """Measures the accuracy of a classifier.
+def find_recipe(recipe, settings):
+    """Returns a recipe by its name, or as it is, with settings replaced.
 
     Args:
-        model_or_bundle: `keras.Model` from normalized pictures to one score for each class, or the path of a bundle,
-            whose recommended file for a CPU then runs on the device runtime.
-        data: `"digits"` or `"folder:PATH"`, for its test split, which `load_data` makes; or a pair of normalized float32
-            pictures `(n, height, width, 3)` and class indices `(n,)`.
-        log: Function that is called with each line of progress.
-
-    Returns:
-        A dictionary: `top1`, a fraction, and `samples`.
+        recipe: String, a key of `RECIPES`, or a `Recipe`.
+        settings: Dictionary from attributes of `Recipe` to values; those that are `None` are left out.
 
     Raises:
-        ValueError: If the bundle or the data cannot be used, or the folder has another number of classes than the model.
+        ValueError: If the recipe or an attribute is unknown, or a value is out of its range.
     """
-    if isinstance(model_or_bundle, keras.Model):
-        input_shape, class_count = model_or_bundle.input_shape[1:], model_or_bundle.output_shape[-1]
-
-        def scores_of(pictures):
-            return model_or_bundle.predict(pictures, batch_size=256, verbose=0)
-    else:
-        classifier = Classifier(model_or_bundle)
-        input_shape, class_count = classifier.description["input"]["shape"][1:], classifier.model.output_shape[-1]
-
-        def scores_of(pictures):
-            return np.stack([classifier.probabilities(picture[None]) for picture in pictures])
-
-    batches = [data]
-    if isinstance(data, str):
-        images = load_data(data, input_shape, splits=("test",), log=log)
-        if isinstance(images, FolderData) and len(images.labels) != class_count:
-            raise ValueError(f"Expected the model's {class_count} classes in {images.path!r}. Received: {len(images.labels)} classes.")
-        batches = images.batches("test", 64).as_numpy_iterator()
-    right = np.concatenate([scores_of(pictures).argmax(-1) == classes for pictures, classes in batches])
-    return {"top1": float(np.mean(right)), "samples": len(right)}
-
-
-def training_batches(pixels, classes, images, recipe, seed, steps, first_epoch):
-    """Returns the batches of a run from an epoch on, endless to Keras: all epochs in one `tf.data.Dataset`.
-
-    Which pictures a step sees, and how they are changed, follows from the seed and the number of the step alone.
-    """
-    count, targets = len(classes), tf.one_hot(classes, len(images.labels))
-
-    def batch(step):
-        # Each epoch is a permutation of its own; what does not fill a batch waits for another epoch.
-        positions = step % steps * recipe.batch_size + tf.range(recipe.batch_size, dtype=tf.int64)
-        chosen = tf.random.experimental.index_shuffle(positions, tf.stack([tf.constant(seed, tf.int64), step // steps]), tf.cast(count - 1, tf.int64))
-        changed = random_affine(tf.cast(take_rows(pixels, chosen), tf.float32), tf.stack([tf.constant(seed, tf.int64), step]), **recipe.augmentation)
-        return images.preprocessing.normalize(changed), tf.gather(targets, chosen)
-
-    return tf.data.Dataset.range(first_epoch * steps, recipe.epochs * steps).map(batch).prefetch(tf.data.AUTOTUNE)
-
-
-class _WorkdirCallback(keras.callbacks.Callback):
-    """Keeps a workdir true after each epoch: best model, history, checkpoint, in this order, each renamed into place.
-
-    Keras' ModelCheckpoint, CSVLogger and BackupAndRestore write in place, each at its own time: cut off between two of them,
-    they disagree. Whatever is interrupted here, the newest checkpoint decides: later rows of the history are dropped, and
-    the epochs after it are trained again, to the same result.
-    """
-
-    def __init__(self, workdir, seed):
-        super().__init__()
-        self._workdir, self._seed, self._rows = workdir, seed, []
-
-    def restore(self, model):
-        """Loads the newest checkpoint, if there is one, and returns the number of finished epochs."""
-        found = sorted((self._workdir / "checkpoints").glob("epoch_" + 5 * "[0-9]" + ".weights.h5"))
-        if not found:
-            return 0
-        epochs = int(found[-1].name.removeprefix("epoch_").removesuffix(".weights.h5"))
-        try:
-            model.load_weights(found[-1])
-            with (self._workdir / "history.csv").open(newline="", encoding="utf-8") as file:
-                self._rows = [{key: float(value) for key, value in row.items()} for row in itertools.islice(csv.DictReader(file), epochs)]
-            if [row["epoch"] for row in self._rows] != list(range(1, epochs + 1)) or not self.best_row():
-                raise ValueError("history.csv lacks epochs")
-            if not zipfile.is_zipfile(self._workdir / "model.keras"):
-                raise ValueError("model.keras is missing or cut off")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{str(self._workdir)!r} cannot be resumed: a file of the interrupted run is damaged ({error}). "
-                "Choose another workdir, or delete this one to start again."
-            ) from error
-        for row in self._rows:
-            row["epoch"] = int(row["epoch"])
-        self._write_history()
-        return epochs
-
-    def best_row(self):
-        """Returns the row with the highest validation accuracy, of equals the one with the lowest loss."""
-        return max(self._rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
-
-    def on_epoch_begin(self, epoch, logs=None):
-        # Checkpoints do not hold the state of dropout's random numbers: it starts anew from seed and epoch.
-        for number, variable in enumerate(self.model.non_trainable_variables):
-            if variable.path.endswith("seed_generator_state"):
-                variable.assign(np.random.default_rng((self._seed, epoch, number)).integers(0, 2**31, variable.shape))
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(f"the loss became {logs['loss']} in epoch {epoch + 1}; lower the learning rate")
-        self._rows.append({"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}})
-        if self.best_row() is self._rows[-1]:
-            _save_atomically(self.model, self._workdir / "model.keras")
-        self._write_history()
-        checkpoints = self._workdir / "checkpoints"
-        checkpoints.mkdir(exist_ok=True)
-        partial = checkpoints / "partial.weights.h5"
-        self.model.save_weights(partial, overwrite=True)
-        newest = checkpoints / f"epoch_{epoch + 1:05d}.weights.h5"
-        partial.replace(newest)
-        for old in checkpoints.glob("epoch_*.weights.h5"):
-            if old != newest:
-                old.unlink()
-
-    def _write_history(self):
-        if not self._rows:
-            return
-        partial = self._workdir / "history.csv.partial"
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self._rows[0]))
-            writer.writeheader()
-            writer.writerows(self._rows)
-        partial.replace(self._workdir / "history.csv")
-
-
-def _recipe(name, epochs, batch_size):
-    if name not in RECIPES:
-        raise ValueError(f"`recipe` must be one of {', '.join(RECIPES)}. Received: recipe={name!r}.")
-    recipe = RECIPES[name]
-    for argument, value in [("epochs", epochs), ("batch_size", batch_size)]:
-        if value is None:
-            continue
-        # Checkpoints are numbered with five digits.
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= value < 100_000:
-            raise ValueError(f"`{argument}` must be a whole number from 1 to 99,999. Received: {argument}={value!r}.")
-        recipe = dataclasses.replace(recipe, **{argument: int(value)})
+    if not isinstance(recipe, Recipe):
+        if not isinstance(recipe, str) or recipe not in RECIPES:
+            raise ValueError(f"`recipe` must be one of {', '.join(RECIPES)}. Received: recipe={recipe!r}.")
+        recipe = RECIPES[recipe]
+    settings = {key: value for key, value in settings.items() if key not in ("epochs", "batch_size") or value is not None}
+    known = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"The settings of a recipe are {', '.join(known)}. Received: {', '.join(unknown)}.")
+    recipe = dataclasses.replace(recipe, **settings)
     return dataclasses.replace(recipe, warmup_epochs=min(recipe.warmup_epochs, recipe.epochs // 2))
 
 
-def _optimizer(recipe, steps):
-    warmup_steps = recipe.warmup_epochs * steps
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=recipe.learning_rate if not warmup_steps else 0.0,
-        decay_steps=recipe.epochs * steps - warmup_steps,
-        alpha=0.01,
-        warmup_target=recipe.learning_rate if warmup_steps else None,
-        warmup_steps=warmup_steps,
-    )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm)
-    optimizer.exclude_from_weight_decay(var_names=NO_DECAY)
-    return optimizer
+def _check_batch(recipe, replicas):
+    pairs = 2 if recipe.mixes else 1
+    if recipe.batch_size % (pairs * replicas):
+        why = f"{replicas} devices" + (", in pairs for mixup and cutmix" if recipe.mixes else "")
+        raise ValueError(
+            f"`batch_size` must be a multiple of {pairs * replicas}, for {why}. Received: batch_size={recipe.batch_size}. It is that of all devices."
+        )
+
+
+def _steps(images, recipe):
+    count = images.count("train") if not images.fits or recipe.crop_scale is not None else len(images.pixels("train")[1])
+    steps = count // recipe.batch_size
+    if steps == 0:
+        raise ValueError(f"`batch_size` must be at most the {count} training pictures. Received: batch_size={recipe.batch_size}.")
+    return steps
+
+
+def _published_preprocessing(data, weights, size):
+    """Returns the preprocessing that weights were published with, if it is for pictures of this size."""
+    if weights is None or data == "digits":
+        return None
+    preprocessing = find_weights(weights).preprocessing
+    return preprocessing if preprocessing is not None and preprocessing.crop == size else None
+
+
+def build_model(variant, recipe, num_classes=None, weights=None, precision=None, log=print):
+    """Builds the model that a recipe trains.
+
+    Args:
+        variant: String. A key of `VARIANTS`.
+        recipe: `Recipe`.
+        num_classes: Integer. `None`: the variant's.
+        weights: As in `create_model`.
+        precision: String. `None`: the recipe's.
+        log: Function that is called with a line if the head stays initial.
+
+    Returns:
+        A classifier, or for the task `"simmim"` a `SimMIM`.
+
+    Raises:
+        ValueError: If the variant or a size does not fit the recipe.
+    """
+    row = get_variant(variant)
+    side = recipe.image_size or row.image_size
+    input_shape = (side, side, 3)
+    overrides = {name: getattr(recipe, name) for name in ("window_size", "drop_path_rate") if getattr(recipe, name) is not None}
+    if recipe.gradient_checkpointing:
+        overrides["gradient_checkpointing"] = True
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision or recipe.precision)
+    try:
+        if recipe.task == "classification":
+            with warnings.catch_warnings(record=True) as notes:
+                warnings.simplefilter("always", UserWarning)
+                model = create_model(variant, weights=weights, input_shape=input_shape, num_classes=num_classes, **overrides)
+            for note in notes:  # such as that the head stays initial
+                log(str(note.message))
+            return model
+        # As the official runs: windows that the last stage's grid is, or twice that, where targets are normalized too.
+        v2 = row.family == "swinv2"
+        model = create_simmim(variant, input_shape, 47 if v2 else None, **{"window_size": side // (16 if v2 else 32), **overrides})
+        random_mask(np.random.default_rng(0), side, recipe.mask_patch_size, recipe.mask_ratio)  # refuses what does not fit
+        if weights is not None:
+            load_weights(model, weights)
+        return model
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _saver(model, build, recipe):
+    """Returns a function that saves a model for use: without its optimizer and in float32, beside the path first."""
+    plain = recipe.precision == "float32" and recipe.task == "classification"
+    twin = keras.Model(model.inputs, model.outputs, name=model.name) if plain else build(precision="float32")
+
+    def save(model, path):
+        if not plain:
+            twin.set_weights(model.get_weights())
+        partial = path.with_name("partial.keras")
+        try:
+            twin.save(partial)
+            replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    return save
 
 
 def _holds_run(workdir, config):
@@ -328,10 +335,3 @@ def _flat(config):
         for key, value in config.items()
         for name, leaf in (((f"{key}.{k}", v) for k, v in value.items()) if isinstance(value, dict) else [(key, value)])
     }
-
-
-def _save_atomically(model, path):
-    """Saves a model without its optimizer, beside the path first."""
-    partial = path.with_name("partial.keras")
-    keras.Model(model.inputs, model.outputs, name=model.name).save(partial)
-    partial.replace(path)

@@ -5,11 +5,9 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import randomize
 
 import swin_keras
 from swin_keras import training
-from swin_keras.training import run as module
 
 NANO = "swin_nano_patch4_window4_32"
 
@@ -51,7 +49,7 @@ class StopAt(keras.callbacks.Callback):
 def test_workdir_holds_what_the_contract_lists(quick, tmp_path):
     model, _ = run(tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "model.keras", "final.keras", "history.csv", "checkpoints"}
+    assert names == {"config.json", "model.keras", "final.keras", "history.csv", "checkpoints", "tensorboard", "curves.png"}
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["variant"] == NANO and config["recipe"]["name"] == "small" and config["replicas"] == 1
     assert config["labels"] == list("0123456789") and set(config["versions"]) == {"swin-keras", "tensorflow", "keras", "python"}
@@ -76,8 +74,7 @@ def test_an_interrupted_run_takes_the_same_steps_when_resumed(quick, tmp_path, s
     for name in ("final.keras", "model.keras"):
         whole, cut = (keras.models.load_model(tmp_path / folder / name) for folder in ("whole", "cut"))
         for a, b in zip(whole.weights, cut.weights, strict=True):
-            # The threads' order of addition leaves 2e-7; a lost optimizer slot, draw or batch leaves 1e-3 and more.
-            np.testing.assert_allclose(a, b, rtol=0, atol=5e-6)
+            np.testing.assert_array_equal(a, b)
 
 
 def assert_same_history(one, other):
@@ -114,7 +111,7 @@ def test_a_finished_run_returns_at_once_with_the_best_model(quick, tmp_path):
 
 def test_seeds_decide_the_result(quick, tmp_path):
     same = [run(tmp_path / str(i), epochs=1, seed=seed)[0].get_weights()[0] for i, seed in enumerate((1, 1, 2))]
-    np.testing.assert_allclose(same[0], same[1], rtol=0, atol=5e-6)
+    np.testing.assert_array_equal(same[0], same[1])
     assert np.abs(same[0] - same[2]).max() > 0.01
 
 
@@ -140,12 +137,19 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     [
         ({"data": "cats"}, "Expected data='digits'"),
         ({"variant": "swin_nano"}, "Did you mean one of: swin_nano_patch4_window4_32"),
-        ({"recipe": "large"}, "`recipe` must be one of small. Received: recipe='large'"),
+        ({"recipe": "large"}, "`recipe` must be one of small, imagenet_300, .*Received: recipe='large'"),
+        ({"settings": {"lr": 1}}, "The settings of a recipe are epochs, .*Received: lr"),
+        ({"settings": {"learning_rate": "fast"}}, "`learning_rate` must be a number from 0 to 10. Received: learning_rate='fast'"),
+        ({"settings": {"mixup": 0.8}, "batch_size": 33}, "`batch_size` must be even for mixup and cutmix"),
+        ({"settings": {"flip": 0.5}}, "belong to the crops of `crop_scale`"),
+        ({"settings": {"rand_augment": "auto", "crop_scale": (0.5, 1)}}, "`rand_augment` must be 'rand'"),
+        ({"settings": {"accumulation_steps": 99}}, "`accumulation_steps` must be at most the 16 steps of an epoch"),
+        ({"settings": {"frozen_stages": 3}}, "`frozen_stages` must be an integer from 0 to 2"),
         ({"epochs": 0}, "`epochs` must be a whole number from 1 to 99,999. Received: epochs=0"),
         ({"batch_size": 2.5}, "batch_size=2.5"),
         ({"batch_size": 2000}, "at most the 1078 training pictures. Received: batch_size=2000"),
         ({"seed": -1}, "seed=-1"),
-        ({"strategy": "mirrored"}, "`strategy` must be 'auto' or 'one'"),
+        ({"strategy": "horovod"}, "`strategy` must be"),
         ({"weights": "gone.safetensors"}, "does not exist"),
     ],
 )
@@ -165,62 +169,6 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(quic
         run(tmp_path / "run", callbacks=[Poison()])
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch_00001.weights.h5"]
     assert len(rows(tmp_path / "run")) == 1
-
-
-def test_evaluate_counts_right_answers_of_models_and_bundles(tmp_path, rng):
-    from swin_keras.export import export_bundle
-
-    images = training.load_data("digits", (32, 32, 3))
-    model = randomize(swin_keras.create_model(NANO, num_classes=10))
-    export_bundle(model, tmp_path / "bundle", recipes=["float32"])
-    pictures, classes = images.inputs("test")
-    expected = np.mean(np.argmax(model.predict(pictures, verbose=0), -1) == classes)
-    assert training.evaluate(model, "digits") == training.evaluate(model, (pictures, classes)) == {"top1": expected, "samples": 360}
-    assert training.evaluate(tmp_path / "bundle", "digits")["top1"] == pytest.approx(expected, abs=0.003)
-    with pytest.raises(ValueError, match="has no model.json"):
-        training.evaluate(tmp_path, "digits")
-
-
-def test_each_epoch_takes_every_picture_once_in_an_order_of_its_own():
-    images = training.load_data("digits", (32, 32, 3))
-    recipe = dataclasses.replace(
-        training.RECIPES["small"], epochs=2, batch_size=77, augmentation={"rotation": 0.0, "shear": 0.0, "zoom": 0.0, "shift": 0.0}
-    )
-    pixels, classes = images.pixels("train")
-    pixels = np.tile(np.arange(1078, dtype="float32")[:, None, None, None], (1, 32, 32, 3))  # each picture is its own number
-    batches = module.training_batches(pixels, classes, images, recipe, 3, 14, 0)
-    seen, targets = (np.concatenate(part) for part in zip(*batches.as_numpy_iterator(), strict=True))
-    numbers = np.round((seen[:, 16, 16, 0] * images.preprocessing.std[0] + images.preprocessing.mean[0]) * 255).astype(int)
-    np.testing.assert_array_equal(targets.argmax(-1), classes[numbers])
-    first, second = numbers[:1078], numbers[1078:]
-    np.testing.assert_array_equal(np.sort(first), np.arange(1078))
-    np.testing.assert_array_equal(np.sort(second), np.arange(1078))
-    assert np.mean(first == second) < 0.05 and np.mean(first == np.arange(1078)) < 0.05
-    later = module.training_batches(pixels, classes, images, recipe, 3, 14, 1)
-    np.testing.assert_array_equal(np.concatenate([x for x, _ in later.as_numpy_iterator()]), seen[1078:])
-
-
-def test_weight_decay_spares_biases_norms_and_position_tables():
-    model = swin_keras.create_model(NANO, num_classes=10)
-    for weight in model.weights:
-        weight.assign(np.ones(weight.shape))
-    recipe = dataclasses.replace(training.RECIPES["small"], warmup_epochs=0)
-    optimizer = module._optimizer(recipe, steps=7)
-    optimizer.apply([keras.ops.zeros_like(weight) for weight in model.trainable_weights], model.trainable_weights)
-    decayed = {weight.path for weight in model.weights if np.all(weight.numpy() < 1)}
-    kept = {weight.path for weight in model.weights if np.all(weight.numpy() == 1)}
-    assert decayed == {weight.path for weight in model.weights if weight.path.endswith("kernel")}
-    assert decayed | kept == {weight.path for weight in model.weights} and any("relative_position" in path for path in kept)
-    np.testing.assert_allclose(model.get_layer("head").kernel.numpy(), 1 - recipe.learning_rate * recipe.weight_decay, rtol=1e-6)
-
-
-def test_learning_rate_warms_up_in_a_line_then_falls_as_a_cosine():
-    recipe = dataclasses.replace(training.RECIPES["small"], epochs=10, warmup_epochs=2, learning_rate=0.5)
-    schedule = module._optimizer(recipe, steps=5)._learning_rate
-    received = [float(schedule(step)) for step in range(51)]
-    expected = [0.5 * step / 10 for step in range(10)]
-    expected += [0.5 * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * step / 40))) for step in range(41)]
-    np.testing.assert_allclose(received, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
