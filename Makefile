@@ -11,6 +11,8 @@ INSTALLED_TEST := $(VENV)/.installed-test
 BACKENDS := jax torch
 BACKEND_TESTS := tests/test_conformance.py tests/layers tests/weights tests/models/test_parity.py tests/models/test_backbone.py \
 	tests/models/test_simmim.py tests/models/test_training_models.py
+# Most tests keep one core busy; each process takes up to 4 GB. Neighbours share fixtures, so each process has its run of them.
+PYTEST := -m pytest -n 2 --dist worksteal
 JAX := jax
 # A CPU build.
 TORCH := torch==2.13.0
@@ -32,14 +34,14 @@ lint: $(INSTALLED_TEST)
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 	$(MAKE) $(BACKENDS:%=test-%)
 
 test-jax test-torch: test-%: .venv-%/.installed
-	KERAS_BACKEND=$* .venv-$*/bin/python -m pytest $(BACKEND_TESTS)
+	KERAS_BACKEND=$* .venv-$*/bin/python $(PYTEST) $(BACKEND_TESTS)
 
 test-reference: .venv-reference/.installed
 	KERAS_BACKEND=torch SWIN_OFFICIAL="$(OFFICIAL)" SWIN_DETECTION="$(DETECTION)" .venv-reference/bin/python -m pytest tests/reference/check_*.py

@@ -50,7 +50,7 @@ setup(
         "jax": ["jax>=0.6"],
         "torch": ["torch>=2.6"],
         "detection": [KERAS_HUB],
-        "test": ["pytest>=8", "ruff==0.17.6", KERAS_HUB],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.6", KERAS_HUB],
     },
     entry_points={"console_scripts": ["swin-keras = swin_keras.cli:main"]},
 )

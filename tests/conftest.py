@@ -1,6 +1,7 @@
 """What all tests share. Heavy imports stay in the tests that need them."""
 
 import contextlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDENS = ROOT / "tests" / "goldens"
+
+# JAX compiles every operation for every shape; on models this small that takes most of a test, and optimizing it more than it saves.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture
@@ -59,6 +63,18 @@ def array(x):
     import keras
 
     return keras.ops.convert_to_numpy(x)
+
+
+def call(model, x):
+    """What `model(x)` gives, compiled as a whole on JAX, where an eager call compiles each operation by itself."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return model(x)
+    import jax
+
+    variables = [[v.value for v in variables] for variables in (model.trainable_variables, model.non_trainable_variables)]
+    return jax.jit(model.stateless_call)(*variables, x)[0]
 
 
 def randomize(model, seed=0, scale=0.1):

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import GOLDENS
+from conftest import GOLDENS, call
 
 import swin_keras
 from swin_keras.weights import read_checkpoint
@@ -72,7 +72,7 @@ def test_logits_and_every_stage_equal_the_reference(file):
     for layer in model.layers:
         if "_blocks_" in layer.name:
             last[f"stage{int(layer.name.split('_')[1]) + 1}"] = layer.output
-    outputs = keras.Model(model.input, {"logits": model.output, **last})(pictures)
+    outputs = call(keras.Model(model.input, {"logits": model.output, **last}), pictures)
     assert set(expected) <= set(outputs)
     for name in expected:
         assert_equal(outputs[name], expected[name], name, file)
@@ -83,7 +83,7 @@ def test_a_padded_model_of_unknown_size_equals_the_reference(file):
     config, pictures, expected = read(file)
     model = swin_keras.create_model(row(file), num_classes=7, **{**config, "input_shape": (None, None, 3)})
     swin_keras.load_weights(model, GOLDENS / file)
-    assert_equal(model(pictures), expected["logits"], "logits", file)
+    assert_equal(call(model, pictures), expected["logits"], "logits", file)
 
 
 @pytest.mark.parametrize("file", BACKBONES)
@@ -92,7 +92,7 @@ def test_backbone_equals_that_of_detectors_and_transformers(known, file):
     config, pictures, expected = read(file)
     shape = config.pop("input_shape")
     backbone = swin_keras.create_backbone("swin_tiny_patch4_window7_224", GOLDENS / file, shape if known else (None, None, 3), **config)
-    outputs = backbone(pictures)
+    outputs = call(backbone, pictures)
     assert set(outputs) == set(expected)
     for name in expected:
         assert_equal(outputs[name], expected[name], name, file)
@@ -105,7 +105,7 @@ def test_simmim_reconstructs_and_scores_as_the_reference(file):
     report = swin_keras.load_weights(model, GOLDENS / file)
     assert {"mask_token", "decoder.0.weight"} <= set(report.loaded)
     inputs = {"image": pictures, "mask": expected["mask"]}
-    assert_equal(model(inputs), expected["reconstruction"], "reconstruction", file)
+    assert_equal(call(model, inputs), expected["reconstruction"], "reconstruction", file)
     model.compile("sgd")
     np.testing.assert_allclose(model.evaluate(inputs, verbose=0), expected["loss"], rtol=1e-5)
 
