@@ -37,7 +37,8 @@ test: lint
 	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-all: lint
-	$(BIN)/python $(PYTEST)
+	$(BIN)/python $(PYTEST) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 	$(MAKE) $(BACKENDS:%=test-%)
 
 test-jax test-torch: test-%: .venv-%/.installed

@@ -79,6 +79,7 @@ def test_int8_that_loses_more_than_half_a_point_fails_with_code_1(short, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_demo_reaches_98_percent_within_its_processor_time(seed, tmp_path):
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()

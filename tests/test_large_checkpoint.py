@@ -13,6 +13,7 @@ LARGE = "swin_large_patch4_window7_224"
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_swin_large_loads_in_seconds_and_within_the_memory_of_half_of_its_file(tmp_path):
     script = ROOT / "benchmarks" / "load_weights.py"
 
