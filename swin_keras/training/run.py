@@ -316,7 +316,7 @@ def _holds_run(workdir, config):
         if differing:
             raise ValueError(f"{str(workdir)!r} holds another run ({'; '.join(differing)}). Choose another workdir, or the same arguments.")
         return True
-    if workdir.is_dir() and any(path.name != _PARTIAL_CONFIG for path in workdir.iterdir()):
+    if workdir.is_dir() and any(path.name not in (_PARTIAL_CONFIG, "config.json") for path in workdir.iterdir()):
         raise ValueError(f"Expected a new or empty folder, or an earlier run. Received: {str(workdir)!r}, which holds other files.")
     return False
 
