@@ -181,7 +181,7 @@ def _train(arguments):
 
     settings = dict(arguments.set)
     if arguments.throughput:
-        recipe = training.find_recipe(arguments.recipe, {**settings, "epochs": arguments.epochs, "batch_size": arguments.batch_size})
+        recipe = training.find_recipe(arguments.recipe, settings, arguments.epochs, arguments.batch_size)
         training.measure_throughput(training.build_model(arguments.variant, recipe), recipe.batch_size, log=_log)
         return
     training.train(

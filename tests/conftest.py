@@ -58,6 +58,49 @@ def dtype_policy(policy):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.fixture
+def quick_digits(monkeypatch):
+    """The recipe `small` without XLA, whose compilation takes longer than a few steps, and a smaller model of the same kind."""
+    import dataclasses
+
+    import swin_keras
+    from swin_keras import training
+
+    nano = "swin_nano_patch4_window4_32"
+    monkeypatch.setitem(training.RECIPES, "small", dataclasses.replace(training.RECIPES["small"], jit_compile=False, batch_size=256))
+    small = dataclasses.replace(swin_keras.VARIANTS[nano], embed_dim=12, depths=(2, 1), num_heads=(2, 3), drop_path_rate=0.2)
+    monkeypatch.setitem(swin_keras.VARIANTS, nano, small)
+
+
+def stored(path):
+    """Every array in a .keras or .h5 file, by name."""
+    import zipfile
+
+    import h5py
+
+    arrays = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with contextlib.ExitStack() as stack:
+        source = path
+        if path.suffix == ".keras":
+            source = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open("model.weights.h5"))
+        stack.enter_context(h5py.File(source)).visititems(keep)
+    return arrays
+
+
+def free_ports(count):
+    """Numbers of ports of this machine that nothing uses."""
+    import socket
+
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
+
+
 def array(x):
     """A tensor of any backend as a numpy array."""
     import keras

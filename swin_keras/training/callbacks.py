@@ -3,7 +3,6 @@
 import csv
 import itertools
 import math
-import os
 import sys
 import time
 import zipfile
@@ -11,6 +10,8 @@ import zipfile
 import keras
 import numpy as np
 import tensorflow as tf
+
+from swin_keras.training.files import written
 
 _KEPT_CHECKPOINTS = 2
 
@@ -99,13 +100,8 @@ class Keeper(keras.callbacks.Callback):
         self._write_history()
         checkpoints = self._workdir / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
-        partial = checkpoints / "partial.weights.h5"
-        try:
+        with written(checkpoints / f"epoch_{len(self.rows):05d}.weights.h5") as partial:
             self.model.save_weights(partial, overwrite=True)
-            replace(partial, checkpoints / f"epoch_{len(self.rows):05d}.weights.h5")
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
         for old in sorted(checkpoints.glob("epoch_*.weights.h5"))[:-_KEPT_CHECKPOINTS]:
             old.unlink()
 
@@ -119,19 +115,10 @@ class Keeper(keras.callbacks.Callback):
     def _write_history(self):
         if not self.rows:
             return
-        partial = self._workdir / "history.csv.partial"
-        with partial.open("w", newline="") as file:
+        with written(self._workdir / "history.csv") as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
             writer.writeheader()
             writer.writerows(self.rows)
-        replace(partial, self._workdir / "history.csv")
-
-
-def replace(partial, path):
-    """Renames a finished file into place, after its bytes are on the disk: a power cut leaves the old one or the new one."""
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def write(action, workdir):

@@ -97,19 +97,18 @@ class ImageData:
         """Returns an open picture as resized and cropped uint8 pixels `(*crop, 3)`, as the device makes them."""
         return folder.prepare(picture, self.preprocessing)
 
-    def pictures(self, split, elements, change, size=None):
+    def pictures(self, split, elements, change):
         """Opens pictures, in parallel and in their order.
 
         Args:
             split: String.
             elements: `tf.data.Dataset` of pairs: a number for each picture, and its element.
-            change: Function from an open picture and its number to uint8 pixels `(*size, 3)`.
-            size: Height and width. Defaults to those of the model's input.
+            change: Function from an open picture and its number to uint8 pixels `(*crop, 3)`.
 
         Returns:
             A `tf.data.Dataset` of pixels, class index, and whether the picture could be opened: else the pixels are black.
         """
-        size = self.preprocessing.crop if size is None else size
+        size = self.preprocessing.crop
 
         def read(number, *element):
             try:

@@ -17,8 +17,8 @@ import tensorflow as tf
 from swin_keras.edge_demo import Classifier
 from swin_keras.models import Source, load_source
 from swin_keras.preprocessing import Preprocessing
-from swin_keras.training.callbacks import replace
 from swin_keras.training.data import SPLITS, load_data
+from swin_keras.training.files import written
 from swin_keras.training.pictures import draw_confusion
 
 # With more classes there is no confusion matrix: for the 21,841 of ImageNet-22K it would take 3.8 GB.
@@ -156,11 +156,11 @@ def write_evaluation(result, folder):
         (folder / name).unlink(missing_ok=True)  # So that they are never of two evaluations.
     labels = [row["label"] for row in result["classes"]]
     if result["confusion"] is not None:
-        with _written(folder / "confusion.csv") as file:
+        with written(folder / "confusion.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
             rows = ([label, *row] for label, row in zip(labels, result["confusion"], strict=True))
             csv.writer(file).writerows([["true / predicted", *labels], *rows])
         draw_confusion(result["confusion"], labels, folder / "confusion.png")
-    with _written(folder / "evaluation.json") as file:
+    with written(folder / "evaluation.json") as partial, partial.open("w", encoding="utf-8") as file:
         json.dump({key: value for key, value in result.items() if key != "confusion"}, file, indent=2, ensure_ascii=False)
 
 
@@ -380,19 +380,6 @@ class _Counts:
             for label, true, answered, right in rows
         ]
         return {"classes": classes, "confusion": None if self.confusion is None else self.confusion.tolist()}
-
-
-@contextlib.contextmanager
-def _written(path):
-    """A text file that is written beside its path, then renamed."""
-    partial = path.with_name(f"partial.{path.name}")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _words(preprocessing):

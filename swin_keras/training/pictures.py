@@ -2,13 +2,12 @@
 
 import itertools
 import math
-import pathlib
 import unicodedata
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from swin_keras.training.callbacks import replace
+from swin_keras.training.files import written
 
 # Blue and vermilion of Okabe and Ito, which people who do not see red or green tell apart.
 _BLUE, _VERMILION = (0, 114, 178), (213, 94, 0)
@@ -215,11 +214,5 @@ def _font(size):
 
 
 def _save(image, path):
-    path = pathlib.Path(path)
-    partial = path.with_name(f"partial.{path.name}")
-    try:
+    with written(path) as partial:
         image.save(partial, "PNG")
-        replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

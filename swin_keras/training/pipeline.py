@@ -43,7 +43,7 @@ def training_batches(images, recipe, seed, steps, first_epoch=0, replicas=(0,), 
             pixels, targets = mix(pixels, targets, _pair(seed, step), recipe.mixup, recipe.cutmix, recipe.mix_probability, recipe.mix_switch)
         return pixels, targets
 
-    if images.fits and recipe.crop_scale is None:
+    if in_memory(images, recipe):
         pixels, classes = images.pixels("train")
         classes = tf.constant(classes)
 
@@ -75,6 +75,11 @@ def training_batches(images, recipe, seed, steps, first_epoch=0, replicas=(0,), 
         batches = batches.unbatch()
         batches = batches.map(lambda *batch: batch[0]) if recipe.task == "simmim" else batches
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def in_memory(images, recipe):
+    """Returns whether the prepared training pictures of a run are kept in memory."""
+    return images.fits and recipe.crop_scale is None
 
 
 def validation_batches(images, recipe, size, replicas=(0,), replica_count=1):
@@ -126,7 +131,7 @@ def _simmim_validation(images, recipe, size, replicas, replica_count):
     # The same masks each time; what does not fill a batch of every replica is left out.
     size = min(size, images.count("validation") // replica_count)
     batches = images.batches("validation", size).filter(lambda inputs, classes: tf.shape(classes)[0] == size).enumerate()
-    whole = images.count("validation") // size // replica_count * replica_count
+    whole = validation_steps(images, recipe, size, replica_count) * replica_count
 
     def with_mask(number, batch):
         inputs = tf.ensure_shape(batch[0], (size, *batch[0].shape[1:]))

@@ -6,6 +6,7 @@ many GPUs, and were not measured again here.
 
 import dataclasses
 import numbers
+import typing
 
 from swin_keras.training.augmentation import parse_rand_augment
 
@@ -187,7 +188,7 @@ _REAL = {
     "mix_switch": (0, 1),
     "mask_ratio": (0.01, 0.99),
 }
-_MAY_BE_NONE = {"learning_rate_batch", "frozen_stages", "image_size", "window_size", "clip_norm", "layer_decay", "ema_momentum", "drop_path_rate"}
+_MAY_BE_NONE = {field.name for field in dataclasses.fields(Recipe) if type(None) in typing.get_args(field.type)}
 
 # config.py and data/build.py: what all official classifiers share.
 _IMAGENET = {

@@ -15,17 +15,18 @@ import tensorflow as tf
 
 from swin_keras.models import create_model, create_simmim, get_variant, random_mask
 from swin_keras.models.variants import published_weights
-from swin_keras.training.callbacks import Keeper, LearningRate, Progress, TensorBoardLog, replace, write
+from swin_keras.training.callbacks import Keeper, LearningRate, Progress, TensorBoardLog, write
 from swin_keras.training.data import FolderData, load_data
+from swin_keras.training.files import written
 from swin_keras.training.optimizer import freeze, make_optimizer, moving_averages
 from swin_keras.training.pictures import draw_curves
-from swin_keras.training.pipeline import training_batches, validation_batches, validation_steps
+from swin_keras.training.pipeline import in_memory, training_batches, validation_batches, validation_steps
 from swin_keras.training.recipes import RECIPES, Recipe
 from swin_keras.training.strategy import agree, distribute, is_chief, make_strategy, prepare_for_workers, stops_with_the_others
 from swin_keras.version import __version__
 from swin_keras.weights import find_weights, load_weights
 
-_PARTIAL_CONFIG = "config.json.partial"
+_PARTIAL_CONFIG = "partial.config.json"
 
 
 def train(
@@ -84,7 +85,7 @@ def train(
         raise ValueError(f"Expected the path of a folder as workdir. Received: {workdir!r}.")
     workdir = pathlib.Path(workdir)
     get_variant(variant)
-    recipe = find_recipe(recipe, {**(settings or {}), "epochs": epochs, "batch_size": batch_size})
+    recipe = find_recipe(recipe, settings, epochs, batch_size)
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**31:
         raise ValueError(f"`seed` must be a whole number from 0 to {2**31 - 1}. Received: seed={seed!r}.")
     seed = int(seed)
@@ -126,7 +127,12 @@ def train(
         log(f"{workdir} holds the finished run")
         return keras.models.load_model(workdir / "model.keras")
 
-    steps = _steps(images, recipe)
+    count = images.count("train")
+    if isinstance(images, FolderData) and in_memory(images, recipe):
+        config["skipped"], count = images.skipped, len(images.pixels("train")[1])
+    steps = count // recipe.batch_size
+    if steps == 0:
+        raise ValueError(f"`batch_size` must be at most the {count} training pictures. Received: batch_size={recipe.batch_size}.")
     keras.utils.set_random_seed(seed)
     build = functools.partial(build_model, variant, recipe, len(images.labels))
     with stops_with_the_others(distribution), distribution.scope():
@@ -136,14 +142,12 @@ def train(
         optimizer = make_optimizer(recipe, model, steps)
         # Before compiling: else the optimizer makes its slots inside the first trace, and the step is traced twice.
         optimizer.build(model.trainable_variables)
-        loss, metrics = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing), ["accuracy"]
-        if recipe.task == "simmim":
-            loss, metrics = None, None
+        loss, metrics = None, None  # SimMIM has a loss of its own.
+        if recipe.task == "classification":
+            loss, metrics = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing), ["accuracy"]
         # Weighted: where several devices validate, what fills a batch up has no weight.
         model.compile(optimizer, loss, weighted_metrics=metrics, jit_compile=recipe.jit_compile)
 
-    if isinstance(images, FolderData) and images.fits and recipe.crop_scale is None:
-        config["skipped"] = images.skipped
     if not _holds_run(workdir, config) and chief:
         versions = {"swin-keras": __version__, "tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
         _write_config(workdir, {**config, "strategy": chosen, "replicas": replicas, "versions": versions})
@@ -189,12 +193,14 @@ def train(
     return keras.models.load_model(workdir / "model.keras")
 
 
-def find_recipe(recipe, settings):
+def find_recipe(recipe, settings=None, epochs=None, batch_size=None):
     """Returns a recipe by its name, or as it is, with settings replaced.
 
     Args:
         recipe: String, a key of `RECIPES`, or a `Recipe`.
-        settings: Dictionary from attributes of `Recipe` to values; those that are `None` are left out.
+        settings: Dictionary from attributes of `Recipe` to values, or `None`.
+        epochs: Integer. `None`: as in `settings` or the recipe.
+        batch_size: Integer. `None`: as in `settings` or the recipe.
 
     Raises:
         ValueError: If the recipe or an attribute is unknown, or a value is out of its range.
@@ -203,7 +209,8 @@ def find_recipe(recipe, settings):
         if not isinstance(recipe, str) or recipe not in RECIPES:
             raise ValueError(f"`recipe` must be one of {', '.join(RECIPES)}. Received: recipe={recipe!r}.")
         recipe = RECIPES[recipe]
-    settings = {key: value for key, value in settings.items() if key not in ("epochs", "batch_size") or value is not None}
+    arguments = {"epochs": epochs, "batch_size": batch_size}
+    settings = {**(settings or {}), **{key: value for key, value in arguments.items() if value is not None}}
     known = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(f"The settings of a recipe are {', '.join(known)}. Received: {', '.join(unknown)}.")
@@ -218,14 +225,6 @@ def _check_batch(recipe, replicas):
         raise ValueError(
             f"`batch_size` must be a multiple of {pairs * replicas}, for {why}. Received: batch_size={recipe.batch_size}. It is that of all devices."
         )
-
-
-def _steps(images, recipe):
-    count = images.count("train") if not images.fits or recipe.crop_scale is not None else len(images.pixels("train")[1])
-    steps = count // recipe.batch_size
-    if steps == 0:
-        raise ValueError(f"`batch_size` must be at most the {count} training pictures. Received: batch_size={recipe.batch_size}.")
-    return steps
 
 
 def _published_preprocessing(data, weights, size):
@@ -288,13 +287,8 @@ def _saver(model, build, recipe):
     def save(model, path):
         if not plain:
             twin.set_weights(model.get_weights())
-        partial = path.with_name("partial.keras")
-        try:
+        with written(path) as partial:
             twin.save(partial)
-            replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
 
     return save
 
@@ -303,8 +297,10 @@ def _holds_run(workdir, config):
     """Returns whether the folder holds this very run; raises a `ValueError` if it holds anything else."""
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"Expected a folder as workdir. Received: {str(workdir)!r}, which is a file.")
+    # One look, and then no other: the chief of several workers may write its config.json meanwhile.
+    names = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
     path = workdir / "config.json"
-    if path.is_file():
+    if path.name in names and path.is_file():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(found, dict):
@@ -316,16 +312,15 @@ def _holds_run(workdir, config):
         if differing:
             raise ValueError(f"{str(workdir)!r} holds another run ({'; '.join(differing)}). Choose another workdir, or the same arguments.")
         return True
-    if workdir.is_dir() and any(path.name not in (_PARTIAL_CONFIG, "config.json") for path in workdir.iterdir()):
+    if names - {_PARTIAL_CONFIG}:
         raise ValueError(f"Expected a new or empty folder, or an earlier run. Received: {str(workdir)!r}, which holds other files.")
     return False
 
 
 def _write_config(workdir, config):
     workdir.mkdir(parents=True, exist_ok=True)
-    partial = workdir / _PARTIAL_CONFIG
-    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    partial.replace(workdir / "config.json")
+    with written(workdir / "config.json") as partial:
+        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _flat(config):

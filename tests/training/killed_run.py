@@ -16,7 +16,6 @@ import keras
 
 import swin_keras
 from swin_keras import training
-from swin_keras.training import callbacks
 
 NANO = "swin_nano_patch4_window4_32"
 EPOCHS = 12
@@ -68,22 +67,18 @@ def at_write(name, before):
     """Kills when a file is about to get its name, or has got it."""
 
     def kill(pid):
-        rename = callbacks.os.replace
+        rename = os.replace
 
-        class Renaming:
-            def __getattr__(self, attribute):
-                return getattr(os, attribute)
+        def replace(partial, path):
+            if name in str(path) and before:
+                with open(partial, "r+b") as file:  # as a write that was cut off leaves it
+                    file.truncate(os.path.getsize(partial) // 2)
+                os.kill(pid, signal.SIGKILL)
+            rename(partial, path)
+            if name in str(path):
+                os.kill(pid, signal.SIGKILL)
 
-            def replace(self, partial, path):
-                if name in str(path) and before:
-                    with open(partial, "r+b") as file:  # as a write that was cut off leaves it
-                        file.truncate(os.path.getsize(partial) // 2)
-                    os.kill(pid, signal.SIGKILL)
-                rename(partial, path)
-                if name in str(path):
-                    os.kill(pid, signal.SIGKILL)
-
-        callbacks.os = Renaming()
+        os.replace = replace
         return []
 
     return kill

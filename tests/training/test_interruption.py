@@ -1,16 +1,13 @@
 """Whatever ends a run, the same command goes on, and nothing that was kept is lost."""
 
-import dataclasses
 import json
 import os
 import pathlib
-import zipfile
 
-import h5py
 import numpy as np
 import pytest
+from conftest import stored
 
-import swin_keras
 from swin_keras import training
 from swin_keras.cli import main
 
@@ -18,16 +15,8 @@ NANO = "swin_nano_patch4_window4_32"
 SCRIPT = pathlib.Path(__file__).parent / "killed_run.py"
 
 
-def stored(path):
-    """Every array in a .keras or .h5 file, by name, as bytes."""
-    arrays = {}
-    if path.suffix == ".keras":
-        with zipfile.ZipFile(path) as archive:
-            file = h5py.File(archive.open("model.weights.h5"))
-    else:
-        file = h5py.File(path)
-    file.visititems(lambda name, item: arrays.update({name: item[()].tobytes()}) if isinstance(item, h5py.Dataset) else None)
-    return arrays
+def bytes_of(path):
+    return {name: array.tobytes() for name, array in stored(path).items()}
 
 
 @pytest.mark.slow
@@ -39,19 +28,12 @@ def test_a_run_killed_ten_times_ends_with_the_weights_of_an_uninterrupted_one_bi
     assert int(ended.stdout.split()[-2]) >= 8
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for name in ("final.keras", "model.keras"):
-        assert stored(cut / name) == stored(whole / name) and len(stored(whole / name)) > 30
+        assert bytes_of(cut / name) == bytes_of(whole / name) and len(stored(whole / name)) > 30
     assert (cut / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
     newest = sorted(path.name for path in (whole / "checkpoints").iterdir())
     assert sorted(path.name for path in (cut / "checkpoints").iterdir()) == newest == ["epoch_00011.weights.h5", "epoch_00012.weights.h5"]
     for name in newest:
-        assert stored(cut / "checkpoints" / name) == stored(whole / "checkpoints" / name)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setitem(training.RECIPES, "small", dataclasses.replace(training.RECIPES["small"], jit_compile=False, batch_size=256))
-    small = dataclasses.replace(swin_keras.VARIANTS[NANO], embed_dim=12, depths=(2, 1), num_heads=(2, 3), drop_path_rate=0.2)
-    monkeypatch.setitem(swin_keras.VARIANTS, NANO, small)
+        assert bytes_of(cut / "checkpoints" / name) == bytes_of(whole / "checkpoints" / name)
 
 
 def train(workdir, **arguments):
@@ -65,7 +47,7 @@ def start_again(run):
     (run / "final.keras").unlink()
 
 
-def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_which_a_line_says(quick, tmp_path):
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_which_a_line_says(quick_digits, tmp_path):
     train(tmp_path / "run")
     final = stored(tmp_path / "run" / "final.keras")
     start_again(tmp_path / "run")
@@ -78,11 +60,9 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_which_a_line_s
 
 
 @pytest.mark.parametrize("file", ["model.keras", "history.csv", "epoch_00002"])
-def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_intact(quick, tmp_path, monkeypatch, capsys, file):
+def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_intact(quick_digits, tmp_path, monkeypatch, capsys, file):
     command = ["train", "--data", "digits", "--variant", NANO, "--workdir", str(tmp_path / "run"), "--epochs", "2", "--seed", "5"]
-    from swin_keras.training import callbacks
-
-    rename = callbacks.replace
+    rename = os.replace
 
     def full(partial, path):
         # model.keras is written in the first epoch too.
@@ -90,8 +70,7 @@ def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_intact(quick, tm
             raise OSError(28, "No space left on device")
         rename(partial, path)
 
-    monkeypatch.setattr(callbacks, "replace", full)
-    monkeypatch.setattr("swin_keras.training.run.replace", full)
+    monkeypatch.setattr(os, "replace", full)
     code = main(command)
     error = capsys.readouterr().err
     if code == 0:  # the second epoch was not the best one: model.keras is not written again
@@ -100,13 +79,12 @@ def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_intact(quick, tm
     assert code == 2 and error.count("\n") == 1
     assert "No space left on device" in error and "the same command resumes after the last finished epoch" in error
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch_00001.weights.h5"]
-    monkeypatch.setattr(callbacks, "replace", rename)
-    monkeypatch.setattr("swin_keras.training.run.replace", rename)
+    monkeypatch.setattr(os, "replace", rename)
     assert main(command) == 0
     assert "resumed from epoch 1 of 2" in capsys.readouterr().out
 
 
-def test_a_file_that_cannot_grow_is_told_of_as_a_full_disk(quick, tmp_path):
+def test_a_file_that_cannot_grow_is_told_of_as_a_full_disk(quick_digits, tmp_path):
     """The limit on the size of files acts in the system, as a full disk does, below h5py."""
     import resource
 

@@ -1,23 +1,13 @@
 import csv
-import dataclasses
 import json
 
 import keras
 import numpy as np
 import pytest
 
-import swin_keras
 from swin_keras import training
 
 NANO = "swin_nano_patch4_window4_32"
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """The recipe without XLA, whose compilation takes longer than these few steps, and a smaller model of the same kind."""
-    monkeypatch.setitem(training.RECIPES, "small", dataclasses.replace(training.RECIPES["small"], jit_compile=False, batch_size=256))
-    small = dataclasses.replace(swin_keras.VARIANTS[NANO], embed_dim=12, depths=(2, 1), num_heads=(2, 3), drop_path_rate=0.2)
-    monkeypatch.setitem(swin_keras.VARIANTS, NANO, small)
 
 
 def run(workdir, **arguments):
@@ -46,7 +36,7 @@ class StopAt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def test_workdir_holds_what_the_contract_lists(quick, tmp_path):
+def test_workdir_holds_what_the_contract_lists(quick_digits, tmp_path):
     model, _ = run(tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"config.json", "model.keras", "final.keras", "history.csv", "checkpoints", "tensorboard", "curves.png"}
@@ -63,7 +53,7 @@ def test_workdir_holds_what_the_contract_lists(quick, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [(1, 2), (2, 0)], ids=["within the second epoch", "at the start of the third"])
-def test_an_interrupted_run_takes_the_same_steps_when_resumed(quick, tmp_path, stop):
+def test_an_interrupted_run_takes_the_same_steps_when_resumed(quick_digits, tmp_path, stop):
     run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", callbacks=[StopAt(*stop)])
@@ -83,7 +73,7 @@ def assert_same_history(one, other):
         np.testing.assert_allclose([float(v) for v in a.values()], [float(v) for v in b.values()], atol=1e-4)
 
 
-def test_an_epoch_written_before_its_checkpoint_is_not_counted_twice(quick, tmp_path, monkeypatch):
+def test_an_epoch_written_before_its_checkpoint_is_not_counted_twice(quick_digits, tmp_path, monkeypatch):
     run(tmp_path / "whole")
     save = keras.Model.save_weights
 
@@ -101,7 +91,7 @@ def test_an_epoch_written_before_its_checkpoint_is_not_counted_twice(quick, tmp_
     assert_same_history(tmp_path / "full", tmp_path / "whole")
 
 
-def test_a_finished_run_returns_at_once_with_the_best_model(quick, tmp_path):
+def test_a_finished_run_returns_at_once_with_the_best_model(quick_digits, tmp_path):
     first, _ = run(tmp_path / "run", epochs=1)
     again, lines = run(tmp_path / "run", epochs=1, callbacks=[StopAt(0, 0)])
     assert any("finished run" in line for line in lines)
@@ -109,13 +99,13 @@ def test_a_finished_run_returns_at_once_with_the_best_model(quick, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_seeds_decide_the_result(quick, tmp_path):
+def test_seeds_decide_the_result(quick_digits, tmp_path):
     same = [run(tmp_path / str(i), epochs=1, seed=seed)[0].get_weights()[0] for i, seed in enumerate((1, 1, 2))]
     np.testing.assert_array_equal(same[0], same[1])
     assert np.abs(same[0] - same[2]).max() > 0.01
 
 
-def test_another_run_in_the_folder_is_refused_and_kept(quick, tmp_path):
+def test_another_run_in_the_folder_is_refused_and_kept(quick_digits, tmp_path):
     run(tmp_path / "run", epochs=1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(ValueError, match=r"holds another run \(seed 5 there, 6 here; recipe.epochs 1 there, 2 here; .*Choose another workdir"):
@@ -159,7 +149,7 @@ def test_train_refuses_what_does_not_fit_before_it_writes(tmp_path, arguments, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(quick, tmp_path):
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(quick_digits, tmp_path):
     class Poison(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
@@ -184,7 +174,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(quic
     ],
     ids=["empty history", "no history", "other columns", "cut history", "no model", "cut model", "cut checkpoint"],
 )
-def test_a_damaged_interrupted_run_is_refused_and_not_called_finished(quick, tmp_path, damage):
+def test_a_damaged_interrupted_run_is_refused_and_not_called_finished(quick_digits, tmp_path, damage):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", callbacks=[StopAt(1, 0)])
     damage(tmp_path / "run")

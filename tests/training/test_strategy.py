@@ -10,17 +10,10 @@ import time
 
 import numpy as np
 import pytest
+from conftest import free_ports
 
 NUMBERS = {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2"}
 PORT = 10_000 + 64 * (4713 % 300)
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def tf_config(addresses, index, kind="worker"):
