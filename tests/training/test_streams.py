@@ -48,7 +48,7 @@ def pets(tmp_path_factory):
 
     pictures, labels = random_pictures(30), [index % 3 for index in range(30)]
 
-    class Pets(tfds.core.GeneratorBasedBuilder):
+    class Pets(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.2.3")
 
         def _info(self):
