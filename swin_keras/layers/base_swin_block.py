@@ -3,6 +3,7 @@ from keras import ops
 
 from swin_keras.layers.checks import is_count, is_number
 from swin_keras.layers.dropout import apply_mask, dropout_mask
+from swin_keras.layers.layer_normalization import LayerNormalization
 from swin_keras.layers.mlp import MLP
 from swin_keras.layers.windows import fit_window, padded_grid, to_pair
 
@@ -47,7 +48,7 @@ class BaseSwinBlock(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
         self.requested_window = window, tuple(side // 2 if shifted else 0 for side in window)
         self.norm1, self.norm2 = (
-            keras.layers.LayerNormalization(epsilon=epsilon, gamma_initializer=self.norm_initializer, name=name, dtype=self.dtype_policy)
+            LayerNormalization(epsilon=epsilon, gamma_initializer=self.norm_initializer, name=name, dtype=self.dtype_policy)
             for name in ("norm1", "norm2")
         )
         # One draw per sample: stochastic depth.

@@ -64,7 +64,8 @@ class BaseWindowAttention(keras.layers.Layer):
         if dropout_masks is None:
             dropout_masks = self.draw_dropout_masks(ops.shape(x)) if training else {}
         channels = x.shape[-1]
-        qkv = ops.reshape(self._qkv(x), (-1, self.tokens, 3, self.num_heads, channels // self.num_heads))
+        # As matrices: TensorFlow then adds the bias in the kernel that multiplies.
+        qkv = ops.reshape(self._qkv(ops.reshape(x, (-1, channels))), (-1, self.tokens, 3, self.num_heads, channels // self.num_heads))
         q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)  # each (b * windows, heads, tokens, d)
         logits = self._add_bias_and_mask(self._similarity(q, k), attention_mask)
         # Of one token, which a stage of a small picture may come to, the softmax is 1 with gradient 0; Keras warns of it.
@@ -72,7 +73,7 @@ class BaseWindowAttention(keras.layers.Layer):
         attention = ops.cast(attention, self.compute_dtype)
 
         x = ops.transpose(ops.matmul(apply_mask(attention, dropout_masks, "attention"), v), (0, 2, 1, 3))
-        x = apply_mask(self.proj(ops.reshape(x, (-1, self.tokens, channels))), dropout_masks, "projection")
+        x = apply_mask(ops.reshape(self.proj(ops.reshape(x, (-1, channels))), (-1, self.tokens, channels)), dropout_masks, "projection")
         return (x, attention) if self.return_attention else x
 
     def _add_bias_and_mask(self, logits, attention_mask):

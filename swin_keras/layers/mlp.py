@@ -1,3 +1,5 @@
+import math
+
 import keras
 from keras import ops
 
@@ -40,14 +42,17 @@ class MLP(keras.layers.Layer):
         """Draws the dropout of one call on a tensor of this shape."""
         if not self.drop_rate:
             return {}
-        widths = {"hidden": self.hidden_dim, "output": shape[-1]}
-        return {name: dropout_mask(self.drop, (*shape[:-1], width), self.compute_dtype) for name, width in widths.items()}
+        shapes = {"hidden": (math.prod(shape[:-1]), self.hidden_dim), "output": shape}
+        return {name: dropout_mask(self.drop, shape, self.compute_dtype) for name, shape in shapes.items()}
 
     def call(self, x, dropout_masks=None, training=None):
         if dropout_masks is None:
             dropout_masks = self.draw_dropout_masks(ops.shape(x)) if training else {}
-        x = apply_mask(ops.gelu(self.fc1(x), approximate=False), dropout_masks, "hidden")
-        return apply_mask(self.fc2(x), dropout_masks, "output")
+        shape = ops.shape(x)
+        # As a matrix: TensorFlow then adds the bias in the kernel that multiplies.
+        x = ops.gelu(self.fc1(ops.reshape(x, (-1, shape[-1]))), approximate=False)
+        x = apply_mask(x, dropout_masks, "hidden")
+        return apply_mask(ops.reshape(self.fc2(x), shape), dropout_masks, "output")
 
     def compute_output_shape(self, input_shape):
         return input_shape

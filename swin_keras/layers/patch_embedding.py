@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from swin_keras.layers.initializers import convolution_initializer
+from swin_keras.layers.layer_normalization import LayerNormalization
 from swin_keras.layers.windows import divide_up, pad_to_multiple, to_pair
 
 
@@ -33,7 +34,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.epsilon = epsilon
         self._patch = to_pair(patch_size, "patch_size")
         self.input_spec = keras.layers.InputSpec(ndim=4)
-        self.norm = keras.layers.LayerNormalization(epsilon=epsilon, name="norm", dtype=self.dtype_policy) if patch_norm else None
+        self.norm = LayerNormalization(epsilon=epsilon, name="norm", dtype=self.dtype_policy) if patch_norm else None
 
     def build(self, input_shape):
         self._check_size(input_shape)

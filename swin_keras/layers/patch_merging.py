@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from swin_keras.layers.initializers import linear_initializer
+from swin_keras.layers.layer_normalization import LayerNormalization
 from swin_keras.layers.windows import divide_up, pad_to_multiple
 
 
@@ -12,7 +13,7 @@ class BasePatchMerging(keras.layers.Layer):
         super().__init__(**kwargs)
         self.epsilon = epsilon
         self.input_spec = keras.layers.InputSpec(ndim=4)
-        self.norm = keras.layers.LayerNormalization(epsilon=epsilon, name="norm", dtype=self.dtype_policy)
+        self.norm = LayerNormalization(epsilon=epsilon, name="norm", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
@@ -25,8 +26,11 @@ class BasePatchMerging(keras.layers.Layer):
     def _gather(self, x):
         """Brings each 2x2 group together: `(b, h, w, c)` to `(b, ceil(h / 2), ceil(w / 2), 4 c)`."""
         x = pad_to_multiple(x, (2, 2))
+        _, height, width, _ = ops.shape(x)
+        channels = x.shape[-1]
         # Down, then across: the neighbour order of the released weights.
-        return ops.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], axis=-1)
+        x = ops.transpose(ops.reshape(x, (-1, 2, width, channels)), (0, 2, 1, 3))
+        return ops.reshape(x, (-1, height // 2, width // 2, 4 * channels))
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 
 from swin_keras.layers.checks import is_count
+from swin_keras.layers.layer_normalization import LayerNormalization
 from swin_keras.layers.windows import to_pair
 from swin_keras.models.architecture import Architecture, input_image
 from swin_keras.models.configured import ConfiguredModel, policy_of
@@ -49,7 +50,7 @@ class SwinBackbone(ConfiguredModel):
         for stage in stages:
             x = features[stage - 1]
             if output_norm:
-                x = keras.layers.LayerNormalization(epsilon=1e-5, name=f"norm{stage - 1}", dtype=policy)(x)
+                x = LayerNormalization(epsilon=1e-5, name=f"norm{stage - 1}", dtype=policy)(x)
             outputs[f"stage{stage}"] = x
         arguments = {
             "input_shape": image.shape[1:],

@@ -4,6 +4,7 @@ import keras
 
 from swin_keras.layers.checks import is_count
 from swin_keras.layers.initializers import linear_initializer
+from swin_keras.layers.layer_normalization import LayerNormalization
 from swin_keras.models.architecture import input_image
 
 
@@ -29,7 +30,7 @@ def classifier(architecture, input_shape, num_classes, classifier_activation=Non
         raise ValueError(f"`num_classes` must be a positive integer. Received: num_classes={num_classes!r}.")
     image = input_image(input_shape)
     x = architecture.stages(image, len(architecture.depths))[0][-1]
-    x = keras.layers.LayerNormalization(epsilon=1e-5, name="norm")(x)
+    x = LayerNormalization(epsilon=1e-5, name="norm")(x)
     x = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="avgpool")(x)
     # float32 whatever the policy: a loss on half-precision logits is not worth the memory it saves.
     head = keras.layers.Dense(

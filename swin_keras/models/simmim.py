@@ -14,6 +14,7 @@ from keras import ops
 from swin_keras.layers import PixelShuffle
 from swin_keras.layers.checks import is_count, is_number
 from swin_keras.layers.initializers import convolution_initializer
+from swin_keras.layers.layer_normalization import LayerNormalization
 from swin_keras.layers.windows import divide_up, to_pair
 from swin_keras.models.architecture import Architecture, input_image
 from swin_keras.models.configured import ConfiguredModel, policy_of
@@ -52,7 +53,7 @@ class SimMIM(ConfiguredModel):
         mask = keras.Input(grid, name="mask")
         policy = policy_of(dtype)
         x = specification.stages(image, len(specification.depths), dtype=policy, mask=mask)[0][-1]
-        x = keras.layers.LayerNormalization(epsilon=1e-5, name="norm", dtype=policy)(x)
+        x = LayerNormalization(epsilon=1e-5, name="norm", dtype=policy)(x)
         stride = tuple(side * 2 ** (len(specification.depths) - 1) for side in patch)
         initializer = convolution_initializer(fan_in=x.shape[-1])
         x = keras.layers.Dense(

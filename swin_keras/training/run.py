@@ -90,10 +90,6 @@ def train(
         raise ValueError(f"`seed` must be a whole number from 0 to {2**31 - 1}. Received: seed={seed!r}.")
     seed = int(seed)
     distribution, chosen = make_strategy(strategy, log)
-    if not tf.config.list_physical_devices("GPU"):
-        # Grappler's meta optimizer joins sums of gradients into one operation, which adds its terms in the order in which buffers
-        # become free: of twenty runs at batch 256, seven ended in other last bits. Without it the step takes no longer.
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     chief = is_chief(distribution)
     log = log if chief else lambda line: None
     replicas = distribution.num_replicas_in_sync

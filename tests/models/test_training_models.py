@@ -54,6 +54,27 @@ def test_gradient_checkpointing_computes_each_block_twice(rng, monkeypatch):
     assert counts[1] - counts[0] == 3  # the blocks of SMALL
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others sum one after the other")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("variant", [*ROWS.values(), "swin_mlp_tiny_c24_patch4_window8_256"])
+def test_no_gradient_is_a_sum_of_more_than_two_whose_order_tensorflow_leaves_open(variant, checkpointing):
+    import tensorflow as tf
+
+    rates = {"drop_rate": 0.2} if "mlp" in variant else RATES
+    model = swin_keras.create_model(variant, **SMALL, **rates, gradient_checkpointing=checkpointing)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            y = model(x, training=True)
+        return tape.gradient(y, [weight.value for weight in model.trainable_weights])
+
+    graph = step.get_concrete_function(tf.TensorSpec((3, 33, 47, 3))).graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    terms = [node.attr["N"].i for node in nodes if node.op == "AddN"]
+    assert terms and max(terms) == 2
+
+
 def test_inference_is_the_same_with_gradient_checkpointing(rng):
     x = rng.standard_normal((3, 33, 47, 3)).astype("float32")
     plain, checkpointed = (randomize(swin_keras.create_model(NANO, **SMALL, gradient_checkpointing=value)) for value in (False, True))
