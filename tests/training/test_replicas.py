@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,14 +16,14 @@ from conftest import free_ports, stored
 SCRIPT = pathlib.Path(__file__).parent / "replicas.py"
 
 
-def start(*arguments, **environment):
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
+def start(*arguments, script=SCRIPT, **environment):
+    command = [sys.executable, script, *map(str, arguments)]
     return subprocess.Popen(command, env={**os.environ, **environment}, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def start_workers(*arguments):
+def start_workers(*arguments, **kwargs):
     cluster = {"cluster": {"worker": [f"localhost:{port}" for port in free_ports(2)]}}
-    return [start(*arguments, TF_CONFIG=json.dumps({**cluster, "task": {"type": "worker", "index": index}})) for index in range(2)]
+    return [start(*arguments, **kwargs, TF_CONFIG=json.dumps({**cluster, "task": {"type": "worker", "index": index}})) for index in range(2)]
 
 
 def finish(*processes):
@@ -55,3 +57,30 @@ def test_two_devices_and_two_workers_end_with_the_weights_of_one_device(tmp_path
     config = json.loads((tmp_path / "workers" / "config.json").read_text())
     assert config["strategy"] == "multiworker" and config["replicas"] == 2
     assert "best epoch 1" in first and "epoch" not in second.split("XLA")[-1]  # the chief alone reports
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_killed_worker_stops_the_command_and_a_restart_of_all_ends_as_if_nothing_had_happened(tmp_path):
+    command = pathlib.Path(sys.executable).parent / "swin-keras"
+
+    def launch(workdir):
+        settings = ["--epochs", 4, "--batch-size", 128, "--set", "jit_compile=false"]
+        return start_workers("train", "--data", "digits", "--variant", "swin_nano_patch4_window4_32", "--workdir", workdir, *settings, script=command)
+
+    finish(*launch(tmp_path / "whole"))
+    history = tmp_path / "broken" / "history.csv"
+    chief, other = launch(tmp_path / "broken")
+    while not history.is_file() or history.read_text().count("\n") < 3:  # until the second epoch is in it
+        assert chief.poll() is other.poll() is None
+        time.sleep(0.05)
+    other.kill()
+    output = chief.communicate(timeout=60)[0]
+    assert chief.returncode == 1 and re.search(r"^error: .*worker.*same command.*$", output.splitlines()[-1]), output[-4000:]
+    assert not (tmp_path / "broken" / "final.keras").exists()
+
+    first, _ = finish(*launch(tmp_path / "broken"))
+    assert re.search("resumed from epoch [23] of 4", first)
+    whole, broken = (weights(tmp_path / name / "final.keras") for name in ("whole", "broken"))
+    for name in whole:
+        np.testing.assert_array_equal(broken[name], whole[name], err_msg=name)
