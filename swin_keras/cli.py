@@ -34,9 +34,9 @@ def main(argv=None):
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read the output has what it wanted; Python would complain once more when it flushes at exit.
+        # Whoever read the output wants no more of it; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141  # as a shell says it of a process that SIGPIPE ended
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         code = _exit_code(error)
         if debug or code is None:
@@ -134,7 +134,7 @@ def _setting(text):
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, such as learning_rate=1e-3, received {text!r}")
     try:
         return key, json.loads({"true": "true", "false": "false", "none": "null"}.get(value.lower(), value))
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value
 
 
@@ -205,6 +205,7 @@ def _evaluate(arguments):
         raise _UsageError("`--data` says what to evaluate on: digits, folder:PATH or tfds:NAME. `swin-keras evaluate --help` shows the usage.")
     _start_tensorflow()
     from swin_keras import training
+    from swin_keras.training.data import check_outside
 
     log = _log_to_standard_error if arguments.json else _log
     if arguments.throughput:
@@ -212,6 +213,8 @@ def _evaluate(arguments):
 
         result = training.measure_throughput(load_source(arguments.model).model, arguments.batch_size, log=log)
     else:
+        if arguments.out is not None and arguments.data.startswith("folder:"):
+            check_outside(arguments.data, arguments.out, "folder for the evaluation")
         result = training.evaluate(
             arguments.model,
             arguments.data,

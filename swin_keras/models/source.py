@@ -56,6 +56,8 @@ def load_source(path):
         try:
             values = json.loads(config.read_text(encoding="utf-8"))
             source.labels, source.preprocessing = values["labels"], Preprocessing.from_dict(values["preprocessing"])
+            if not isinstance(source.labels, list) or not all(isinstance(label, str) for label in source.labels):
+                raise ValueError("labels must be a list of strings")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"Expected labels and preprocessing in {str(config)!r} ({type(error).__name__}: {error}). Move the .keras file away to do without."

@@ -68,7 +68,7 @@ def random_crop_box(width, height, scale, ratio, rng):
         if 0 < across <= width and 0 < down <= height:
             left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
             return left, top, left + across, top + down
-    across, down = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    across, down = min(width, max(1, round(height * ratio[1]))), min(height, max(1, round(width / ratio[0])))
     left, top = (width - across) // 2, (height - down) // 2
     return left, top, left + across, top + down
 

@@ -5,6 +5,7 @@ import itertools
 import math
 import sys
 import time
+import warnings
 import zipfile
 
 import keras
@@ -40,13 +41,23 @@ class Keeper(keras.callbacks.Callback):
     def restore(self, model):
         """Loads the newest checkpoint that can be read, if there is one, and returns the number of finished epochs."""
         found = sorted((self._workdir / "checkpoints").glob("epoch_" + 5 * "[0-9]" + ".weights.h5"), reverse=True)
+        # An epoch's row comes before its checkpoint.
+        if not found and len(self._history_lines()) > 2:
+            raise ValueError(
+                f"{str(self._workdir)!r} cannot be resumed: history.csv has epochs, but checkpoints/ has none. "
+                "Put the checkpoints back, choose another workdir, or delete this one to start again."
+            )
         for number, checkpoint in enumerate(found):
             epochs = int(checkpoint.name.removeprefix("epoch_").removesuffix(".weights.h5"))
             try:
-                model.load_weights(checkpoint)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("error", "Skipping variable loading", UserWarning)
+                    model.load_weights(checkpoint)
                 self._read_history(epochs)
-                return epochs
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except PermissionError:
+                raise
+            # Of a damaged file h5py raises RuntimeErrors too.
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserWarning, csv.Error) as error:
                 older = found[number + 1 :]
                 # A history that lacks the epochs of this checkpoint has those of an older one.
                 if not older:
@@ -55,7 +66,15 @@ class Keeper(keras.callbacks.Callback):
                         "Choose another workdir, or delete this one to start again."
                     ) from error
                 self._log(f"{str(checkpoint)!r} is damaged ({error}); going back to {older[0].name}")
+            else:
+                if self._writes:
+                    write(self._write_history, self._workdir)
+                return epochs
         return 0
+
+    def _history_lines(self):
+        path = self._workdir / "history.csv"
+        return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
     def _read_history(self, epochs):
         with (self._workdir / "history.csv").open(newline="", encoding="utf-8") as file:
@@ -66,8 +85,6 @@ class Keeper(keras.callbacks.Callback):
             raise ValueError("model.keras is missing or cut off")
         for row in self.rows:
             row["epoch"] = int(row["epoch"])
-        if self._writes:
-            self._write_history()
 
     def best_row(self):
         """Returns the row with the highest validation accuracy, of equals and without any the one with the lowest loss."""
@@ -88,6 +105,8 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError(f"the loss became {logs['loss']} in epoch {epoch + 1}; lower the learning rate")
+        if "val_loss" not in logs:
+            raise ValueError("Expected validation pictures that can be opened. Received: none. Repair or add some.")
         self.rows.append({"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}})
         if self._writes:
             write(self._write_epoch, self._workdir)

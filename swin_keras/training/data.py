@@ -133,15 +133,19 @@ class ImageData:
         """Gives errors that stop the reading of pictures as they were, not as TensorFlow hands them on.
 
         Raises:
-            ValueError: If too many pictures cannot be opened, or one has a class that there is not.
+            ValueError: If too many pictures, or a file of many, cannot be opened, or one has a class that there is not.
         """
         try:
             # Pictures are opened on many threads, each of which silences and restores the warnings of all.
             with warnings.catch_warnings():
                 yield
-        except tf.errors.OpError:
+        except tf.errors.OpError as error:
             if self.damage.failure is not None:
                 raise self.damage.failure from None
+            if isinstance(error, (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.FailedPreconditionError)):
+                # A file of many pictures, of tensorflow-datasets or of the user's own `tf.data.Dataset`.
+                first = str(error).strip().splitlines()[-1]
+                raise ValueError(f"Expected files of {self.name!r} that can be read. Received: {first}. Prepare the data set again.") from error
             raise
 
     @functools.cached_property
@@ -255,7 +259,8 @@ def load_data(data, input_shape, splits=SPLITS, preprocessing=None, validation=N
             `folder.find_pictures` has the rules. They are turned as their EXIF says and prepared as the official code does
             for this input. Damaged ones are skipped, up to one in a hundred. Or `"tfds:NAME"`, with `/CONFIG` and `:VERSION`
             as tensorflow-datasets has them, prepared in its data folder or downloaded. Or a `tf.data.Dataset` of pairs:
-            a picture, uint8 `(height, width, 3)` or an encoded string, and its class index.
+            a picture, uint8 `(height, width, 3)` or an encoded string, and its class index, in the same order each time: with
+            `shuffle`, only with `reshuffle_each_iteration=False`.
         input_shape: Height, width and channels of the model.
         splits: Which of `"train"`, `"validation"` and `"test"` are wanted. No file of another is read.
         preprocessing: How a picture becomes the model's input. `None`: the official evaluation of this size; for digits
@@ -313,6 +318,17 @@ def take_rows(array, chosen):
     """Returns rows of an array as a tensor. TensorFlow's own `gather` would first copy the whole array."""
     taken = tf.numpy_function(lambda rows: array[rows], [chosen], array.dtype)
     return tf.ensure_shape(taken, (*chosen.shape, *array.shape[1:]))
+
+
+def check_outside(data, path, name):
+    """Refuses what would be written into a folder of pictures, where it would be taken for a class.
+
+    Raises:
+        ValueError: If `path` lies in the folder that `data`, `"folder:PATH"`, names.
+    """
+    folder = os.path.realpath(os.path.expanduser(data.removeprefix("folder:")))
+    if os.path.realpath(path).startswith(os.path.join(folder, "")):
+        raise ValueError(f"Expected a {name} outside of the pictures in {folder!r}. Received: {str(path)!r}. Choose another.")
 
 
 def _load_folder(data, preprocessing, splits, log):

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import numbers
 import os
 import pathlib
 import re
@@ -25,6 +26,7 @@ from swin_keras.training.pictures import draw_confusion
 MAX_CONFUSION = 2000
 _MAX_ROWS, _MAX_LABEL = 40, 30
 _SECONDS_BETWEEN_LINES = 10
+_MAX_BATCH = 99_999
 
 
 @dataclasses.dataclass
@@ -75,6 +77,7 @@ def evaluate(model, data, split="test", preprocessing=None, recipe=None, data_di
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {', '.join(SPLITS)}. Received: split={split!r}.")
     subject = _open(model, recipe)
+    _check_batch_size(batch_size)
     named = isinstance(data, str)
     split = split if named else "test"
     images, labels, mapping = None, subject.labels, None
@@ -112,6 +115,11 @@ def evaluate(model, data, split="test", preprocessing=None, recipe=None, data_di
     for line in format_report(result):
         log(line)
     return result
+
+
+def _check_batch_size(batch_size):
+    if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or not 1 <= batch_size <= _MAX_BATCH:
+        raise ValueError(f"`batch_size` must be a whole number from 1 to {_MAX_BATCH:,}. Received: batch_size={batch_size!r}.")
 
 
 def format_report(result):
@@ -180,6 +188,7 @@ def measure_throughput(model, batch_size=64, warm_up=50, steps=30, log=print):
     Raises:
         ValueError: If the size of the pictures is not known.
     """
+    _check_batch_size(batch_size)
     shapes = [tuple(tensor.shape[1:]) for tensor in keras.tree.flatten(model.input)]
     if any(None in shape for shape in shapes):
         raise ValueError(f"Expected a model with a fixed input size. Received: inputs of {shapes}. Create it with a size.")

@@ -68,7 +68,7 @@ def training_batches(images, recipe, seed, steps, first_epoch=0, replicas=(0,), 
         if workers > 1:
             elements = elements.filter(lambda number, element: tf.reduce_any(number % size == rows))
         pictures = images.pictures("train", elements, change).batch(len(rows), drop_remainder=True)
-        batches = tf.data.Dataset.zip(numbers, pictures).map(lambda step, batch: finish(step, *_replace_damaged(*batch)))
+        batches = tf.data.Dataset.zip(numbers, pictures).map(lambda step, batch: finish(step, *_replace_damaged(images, *batch)))
     if len(replicas) > 1:
         parts = len(replicas)
         batches = batches.map(lambda *batch: tf.nest.map_structure(lambda x: tf.reshape(x, (parts, len(rows) // parts, *x.shape[1:])), batch))
@@ -100,36 +100,39 @@ def validation_batches(images, recipe, size, replicas=(0,), replica_count=1):
     count = len(images.labels)
     if replica_count == 1:
         return images.batches("validation", size).map(lambda inputs, classes: (inputs, tf.one_hot(classes, count)))
-    total = images.count("validation")
+    total = _count_validation(images)
     turns = validation_steps(images, recipe, size, replica_count)
     weight = turns * size * replica_count / total
-    batches = images.batches("validation", size).enumerate()
 
-    def fill(number, batch):
-        inputs, classes = batch
+    def fill(inputs, classes):
         lacking = size - tf.shape(classes)[0]
         inputs = tf.ensure_shape(tf.pad(inputs, [[0, lacking], *[[0, 0]] * 3]), (size, *inputs.shape[1:]))
         weights = tf.pad(tf.fill(tf.shape(classes), tf.constant(weight, tf.float32)), [[0, lacking]])
-        return number, (inputs, tf.one_hot(tf.pad(classes, [[0, lacking]]), count), tf.ensure_shape(weights, (size,)))
+        return inputs, tf.one_hot(tf.pad(classes, [[0, lacking]]), count), tf.ensure_shape(weights, (size,))
 
     nothing = (tf.zeros((size, *images.preprocessing.crop, 3)), tf.one_hot(tf.zeros(size, tf.int32), count), tf.zeros(size))
-    filling = tf.data.Dataset.range(-(-total // size), turns * replica_count).map(lambda number: (number, nothing))
-    batches = batches.map(fill).concatenate(filling)
-    batches = batches.filter(_belongs_to(replicas, replica_count))
+    # However many pictures prove damaged, each replica gets as many batches.
+    batches = images.batches("validation", size).map(fill).concatenate(tf.data.Dataset.from_tensors(nothing).repeat())
+    batches = batches.take(turns * replica_count).enumerate().filter(_belongs_to(replicas, replica_count))
     return batches.map(lambda number, batch: batch)
 
 
 def validation_steps(images, recipe, size, replica_count):
     """Returns the number of batches that `validation_batches` gives each of several replicas."""
-    total = images.count("validation")
+    total = _count_validation(images)
     if recipe.task == "simmim":
         return total // min(size, total // replica_count) // replica_count
     return -(-total // (size * replica_count))
 
 
+def _count_validation(images):
+    """Returns the number of validation pictures, where they are in memory without damaged ones."""
+    return len(images.pixels("validation")[1]) if images.fits else images.count("validation")
+
+
 def _simmim_validation(images, recipe, size, replicas, replica_count):
     # The same masks each time; what does not fill a batch of every replica is left out.
-    size = min(size, images.count("validation") // replica_count)
+    size = min(size, _count_validation(images) // replica_count)
     batches = images.batches("validation", size).filter(lambda inputs, classes: tf.shape(classes)[0] == size).enumerate()
     whole = validation_steps(images, recipe, size, replica_count) * replica_count
 
@@ -172,11 +175,15 @@ def _masks(recipe, image_size, seed, numbers):
     return tf.ensure_shape(tf.numpy_function(draw, [numbers], tf.float32), (*numbers.shape, *rows))
 
 
-def _replace_damaged(pixels, classes, good):
+def _replace_damaged(images, pixels, classes, good):
     """Puts another picture of the batch in the place of each that could not be opened."""
+
+    def usable_places(good):
+        if not good.any():
+            images.damage.stop(f"Expected a picture that can be opened in each batch. Received: {good.size} damaged. Remove those named above.")
+        return np.flatnonzero(good).astype("int32")
+
     places = tf.range(tf.shape(good)[0])
-    usable = tf.boolean_mask(places, good)
-    # Without any, the black pictures stay; that is one batch of a run that so many damaged pictures stop.
-    usable = tf.cond(tf.size(usable) > 0, lambda: usable, lambda: places)
+    usable = tf.ensure_shape(tf.numpy_function(usable_places, [good], tf.int32), (None,))
     chosen = tf.where(good, places, tf.gather(usable, places % tf.size(usable)))
     return tf.ensure_shape(tf.gather(pixels, chosen), pixels.shape), tf.ensure_shape(tf.gather(classes, chosen), classes.shape)

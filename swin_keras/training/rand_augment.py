@@ -11,7 +11,7 @@ OPERATIONS = (
 )
 # The mean of ImageNet: what comes in from outside of the picture.
 _FILL = (124, 116, 104)
-_FORM = re.compile(r"rand(-m\d+|-n[1-9]\d*|-mstd\d+(\.\d+)?|-mmax[1-9]\d*|-inc[01])*")
+_FORM = re.compile(r"rand(-m\d+|-n[1-9]\d?|-mstd\d+(\.\d+)?|-mmax[1-9]\d*|-inc[01])*")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,8 +127,12 @@ class Recipe:
         if not isinstance(self.milestones, (tuple, list)) or not all(isinstance(m, numbers.Integral) and m > 0 for m in self.milestones):
             raise ValueError(f"`milestones` must be whole numbers of epochs. Received: milestones={self.milestones!r}.")
         object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
-        if self.affine is not None and (not isinstance(self.affine, dict) or set(self.affine) - {"rotation", "shear", "zoom", "shift"}):
-            raise ValueError(f"`affine` must be a dictionary of rotation, shear, zoom and shift, or None. Received: affine={self.affine!r}.")
+        if self.affine is not None:
+            known = isinstance(self.affine, dict) and not set(self.affine) - set(_AFFINE)
+            if not known or not all(_is_number(value) and 0 <= value <= _AFFINE[key] for key, value in self.affine.items()):
+                limits = ", ".join(f"{key} up to {high}" for key, high in _AFFINE.items())
+                raise ValueError(f"`affine` must be a dictionary of numbers, {limits}, or None. Received: affine={self.affine!r}.")
+            object.__setattr__(self, "affine", {key: float(value) for key, value in self.affine.items()})
         if self.rand_augment is not None:
             parse_rand_augment(self.rand_augment)
         if self.crop_scale is None and (self.flip or self.rand_augment):
@@ -156,6 +160,9 @@ class Recipe:
 def _is_number(value):
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
+
+# Degrees, degrees and fractions.
+_AFFINE = {"rotation": 180, "shear": 80, "zoom": 0.9, "shift": 1}
 
 # Checkpoints are numbered with five digits.
 _WHOLE = {

@@ -16,7 +16,7 @@ import tensorflow as tf
 from swin_keras.models import create_model, create_simmim, get_variant, random_mask
 from swin_keras.models.variants import published_weights
 from swin_keras.training.callbacks import Keeper, LearningRate, Progress, TensorBoardLog, write
-from swin_keras.training.data import FolderData, load_data
+from swin_keras.training.data import FolderData, check_outside, load_data
 from swin_keras.training.files import written
 from swin_keras.training.optimizer import freeze, make_optimizer, moving_averages
 from swin_keras.training.pictures import draw_curves
@@ -81,9 +81,11 @@ def train(
         WorkerLost: If another worker stopped.
         FloatingPointError: If the loss is no number any more.
     """
-    if not isinstance(workdir, (str, os.PathLike)):
+    if not isinstance(workdir, (str, os.PathLike)) or not os.fspath(workdir):
         raise ValueError(f"Expected the path of a folder as workdir. Received: {workdir!r}.")
     workdir = pathlib.Path(workdir)
+    if isinstance(data, str) and data.startswith("folder:"):
+        check_outside(data, workdir, "workdir")
     get_variant(variant)
     recipe = find_recipe(recipe, settings, epochs, batch_size)
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**31:
@@ -121,7 +123,7 @@ def train(
     _holds_run(workdir, config)
     if (workdir / "final.keras").is_file():
         log(f"{workdir} holds the finished run")
-        return keras.models.load_model(workdir / "model.keras")
+        return _load_best(workdir)
 
     count = images.count("train")
     if isinstance(images, FolderData) and in_memory(images, recipe):
@@ -166,6 +168,8 @@ def train(
     shown = [Progress(steps, recipe.batch_size, log), TensorBoardLog(workdir / "tensorboard")] if chief else []
     prepare_for_workers(distribution, model, training)
     with stops_with_the_others(distribution), images.reading():
+        # Of validation pictures that come one after the other Keras does not know the number, and warns each time.
+        warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
         model.fit(
             training,
             initial_epoch=first_epoch,
@@ -186,7 +190,14 @@ def train(
     best = keeper.best_row()
     reached = f"accuracy {100 * best['val_accuracy']:.2f} %" if "val_accuracy" in best else f"loss {best['val_loss']:.4f}"
     log(f"best epoch {best['epoch']}: validation {reached}")
-    return keras.models.load_model(workdir / "model.keras")
+    return _load_best(workdir)
+
+
+def _load_best(workdir):
+    try:
+        return keras.models.load_model(workdir / "model.keras")
+    except Exception as error:  # Keras raises whatever its parts raise on a damaged file.
+        raise ValueError(f"{str(workdir / 'model.keras')!r} is damaged ({error}). Take final.keras, or train again in another workdir.") from error
 
 
 def find_recipe(recipe, settings=None, epochs=None, batch_size=None):
@@ -205,6 +216,8 @@ def find_recipe(recipe, settings=None, epochs=None, batch_size=None):
         if not isinstance(recipe, str) or recipe not in RECIPES:
             raise ValueError(f"`recipe` must be one of {', '.join(RECIPES)}. Received: recipe={recipe!r}.")
         recipe = RECIPES[recipe]
+    if not (settings is None or (isinstance(settings, dict) and all(isinstance(key, str) for key in settings))):
+        raise ValueError(f"`settings` must be a dictionary from attributes of a recipe to values. Received: settings={settings!r}.")
     arguments = {"epochs": epochs, "batch_size": batch_size}
     settings = {**(settings or {}), **{key: value for key, value in arguments.items() if value is not None}}
     known = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]

@@ -40,8 +40,13 @@ class StreamData(ImageData):
 
     def elements(self, split, seed=None):
         elements = self.splits[split].enumerate().map(lambda row, example: (row, *example))
+        if seed is None:
+            return elements
+        if not tf.executing_eagerly():
+            # Of this function of the pipeline alone: where the program's seed is 0, TensorFlow asks in Python whether the other is too.
+            tf.random.set_seed(1)
         # In another order for each seed, as far as the buffer reaches.
-        return elements if seed is None else elements.shuffle(_SHUFFLED, seed[0] * 1_000_003 + seed[1])
+        return elements.shuffle(_SHUFFLED, seed[0] * 1_000_003 + seed[1])
 
     def open(self, split, row, picture, label):
         if isinstance(picture, bytes):

@@ -463,3 +463,21 @@ def test_evaluate_reads_the_test_pictures_only_and_wants_as_many_classes_as_the_
     four = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(inputs)))
     with pytest.raises(ValueError, match="Expected the model's 4 classes in '.*'. Received: 3 classes"):
         training.evaluate(four, f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("inside", ["run", "ant/run", "../pets/run"])
+def test_nothing_is_written_among_the_pictures(tmp_path, refused, inside):
+    data = fill(tmp_path / "pets", {"ant": 5, "bee": 5})
+    before = sorted(data.rglob("*"))
+    for command in (["train", "--variant", NANO, "--workdir"], ["evaluate", "gone.keras", "--out"]):
+        assert "outside of the pictures in" in refused(*command, data / inside, "--data", f"folder:{data}")
+    assert sorted(data.rglob("*")) == before
+
+
+def test_simmim_skips_a_damaged_validation_picture(tmp_path):
+    data = fill(tmp_path / "pets", {"ant": 60, "bee": 60})
+    images, _ = load(data)
+    (data / names(images, "validation")[0]).write_bytes(b"junk")
+    settings = {"task": "simmim", "mask_patch_size": 8, "jit_compile": False}
+    training.train(f"folder:{data}", NANO, tmp_path / "run", epochs=1, batch_size=24, settings=settings, log=lambda line: None)
+    assert (tmp_path / "run" / "final.keras").is_file()

@@ -9,7 +9,7 @@ from swin_keras.edge_demo import open_picture, preprocess
 
 from swin_keras import training
 from swin_keras.training.augmentation import augment_picture
-from swin_keras.training.pipeline import training_batches, validation_batches
+from swin_keras.training.pipeline import training_batches, validation_batches, validation_steps
 
 PLAIN = dataclasses.replace(training.RECIPES["small"], affine=None, epochs=2, batch_size=12)
 FULL = dataclasses.replace(training.RECIPES["imagenet_300"], epochs=2, batch_size=12)
@@ -133,6 +133,34 @@ def test_a_damaged_picture_leaves_its_place_to_another_of_the_batch(flowers, tmp
             same = [other_place for other_place in range(12) if other_place != place and np.array_equal(other[0][place], other[0][other_place])]
             assert len(same) == 1 and np.array_equal(other[1][place], other[1][same[0]])
     assert [line.split(":")[0] for line in lines] == ["skipped 'torn.png'"] and list(damaged.damage.problems) == ["'torn.png'"]
+
+
+def test_a_batch_of_damaged_pictures_stops_the_run(flowers, tmp_path):
+    path = tmp_path / "torn.png"
+    path.write_bytes(b"no picture")
+    paths, classes = flowers.splits["train"]
+    damaged = dataclasses.replace(flowers, splits={"train": ([path, *paths[1:]], classes)}, path=str(tmp_path))
+    recipe = dataclasses.replace(FULL, mixup=0.0, cutmix=0.0, erasing=0.0, batch_size=1)
+    with pytest.raises(ValueError, match="a picture that can be opened in each batch. Received: 1 damaged"), damaged.reading():
+        arrays(training_batches(damaged, recipe, 7, len(paths)))
+
+
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("task", ["classification", "simmim"])
+def test_a_damaged_validation_picture_leaves_each_replica_as_many_batches(flowers, tmp_path, monkeypatch, fits, task):
+    path = tmp_path / "torn.png"
+    path.write_bytes(b"no picture")
+    paths, classes = flowers.splits["validation"]
+    splits = {**flowers.splits, "validation": ([path, *paths[1:9]], classes[:9])}
+    monkeypatch.setattr("swin_keras.training.folder.check_damage", lambda *arguments: None)
+    damaged = dataclasses.replace(flowers, splits=splits, path=str(tmp_path))
+    if not fits:
+        monkeypatch.setattr("swin_keras.training.folder.MAX_PIXEL_BYTES", 0)
+    recipe = dataclasses.replace(PLAIN, task=task, mask_patch_size=4)
+    parts = [list(validation_batches(damaged, recipe, 3, (worker,), 2).as_numpy_iterator()) for worker in range(2)]
+    assert len(parts[0]) == len(parts[1]) == validation_steps(damaged, recipe, 3, 2) > 0
+    if task == "classification":
+        assert sum((weights > 0).sum() for part in parts for _, _, weights in part) == 8
 
 
 @pytest.mark.parametrize(("size", "workers", "each"), [(4, 1, 1), (4, 1, 2), (2, 2, 2), (5, 3, 1)])

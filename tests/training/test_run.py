@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -129,9 +130,15 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         ({"variant": "swin_nano"}, "Did you mean one of: swin_nano_patch4_window4_32"),
         ({"recipe": "large"}, "`recipe` must be one of small, imagenet_300, .*Received: recipe='large'"),
         ({"settings": {"lr": 1}}, "The settings of a recipe are epochs, .*Received: lr"),
+        ({"settings": [("epochs", 1)]}, "`settings` must be a dictionary"),
+        ({"settings": {1: 2}}, "`settings` must be a dictionary"),
+        ({"settings": {"affine": {"rotation": "abc"}}}, "`affine` must be a dictionary of numbers, rotation up to 180, "),
+        ({"settings": {"affine": {"zoom": float("nan")}}}, "`affine` must be a dictionary of numbers"),
+        ({"workdir": ""}, "Expected the path of a folder as workdir"),
         ({"settings": {"learning_rate": "fast"}}, "`learning_rate` must be a number from 0 to 10. Received: learning_rate='fast'"),
         ({"settings": {"mixup": 0.8}, "batch_size": 33}, "`batch_size` must be even for mixup and cutmix"),
         ({"settings": {"flip": 0.5}}, "belong to the crops of `crop_scale`"),
+        ({"settings": {"rand_augment": "rand-n100", "crop_scale": (0.5, 1)}}, "`rand_augment` must be 'rand'"),
         ({"settings": {"rand_augment": "auto", "crop_scale": (0.5, 1)}}, "`rand_augment` must be 'rand'"),
         ({"settings": {"accumulation_steps": 99}}, "`accumulation_steps` must be at most the 16 steps of an epoch"),
         ({"settings": {"frozen_stages": 3}}, "`frozen_stages` must be an integer from 0 to 2"),
@@ -181,6 +188,54 @@ def test_a_damaged_interrupted_run_is_refused_and_not_called_finished(quick_digi
     with pytest.raises(ValueError, match="cannot be resumed: a file of the interrupted run is damaged"):
         run(tmp_path / "run")
     assert not (tmp_path / "run" / "final.keras").exists()
+
+
+def test_a_run_whose_checkpoints_are_gone_is_refused_and_kept(quick_digits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", callbacks=[StopAt(2, 0)])
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(ValueError, match="history.csv has epochs, but checkpoints/ has none"):
+        run(tmp_path / "run")
+    assert len(rows(tmp_path / "run")) == 2
+
+
+def test_a_checkpoint_that_h5py_cannot_follow_is_passed_over(quick_digits, tmp_path, monkeypatch):
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", callbacks=[StopAt(2, 0)])
+    load = keras.Model.load_weights
+
+    def fail_once(self, path, *args, **kwargs):
+        if path.name == "epoch_00002.weights.h5":
+            raise RuntimeError("Unable to synchronously check link existence")
+        load(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(keras.Model, "load_weights", fail_once)
+    _, lines = run(tmp_path / "cut")
+    assert any("epoch_00002.weights.h5' is damaged (Unable to" in line and "going back to epoch_00001" in line for line in lines)
+    assert_same_history(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_full_disk_on_resumption_is_not_called_damage(quick_digits, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", callbacks=[StopAt(1, 0)])
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("swin_keras.training.callbacks.written", full)
+    with pytest.raises(OSError, match="No space left on device. What was there is intact: make room"):
+        run(tmp_path / "run")
+
+
+def test_a_damaged_model_of_a_finished_run_is_refused(quick_digits, tmp_path):
+    run(tmp_path / "run", epochs=1)
+    model = tmp_path / "run" / "model.keras"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 255
+    model.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model.keras' is damaged .*Take final.keras"):
+        run(tmp_path / "run", epochs=1)
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", "", "{", "[" * 100000])

@@ -1,6 +1,8 @@
 """Training data that comes one picture after the other: tensorflow-datasets and `tf.data.Dataset`."""
 
 import io
+import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -187,3 +189,27 @@ def test_a_class_index_that_has_no_label_stops_the_reading(pets):
     images.labels.pop()
     with pytest.raises(ValueError, match="Expected class indices from 0 to 1 in 'tfds:pets'. Received: 2 at picture"):
         images.inputs("train")
+
+
+NANO = "swin_nano_patch4_window4_32"
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_dataset_trains_with_any_seed_and_repeats(tmp_path, seed):
+    same_size = [picture[:35, :35] for picture in random_pictures(25)]
+    data = as_dataset(same_size, [index * 2 % 3 for index in range(25)])
+    arguments = {"epochs": 1, "batch_size": 4, "seed": seed, "settings": {"jit_compile": False}, "log": lambda line: None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        first, second = (training.train(data, NANO, tmp_path / name, **arguments).get_weights() for name in ("first", "second"))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_damaged_file_of_many_pictures_is_refused_by_name(pets, tmp_path):
+    shutil.copytree(pets[0], tmp_path / "sets")
+    (record,) = (tmp_path / "sets").rglob("*train.tfrecord*")
+    record.write_bytes(record.read_bytes()[:-50])
+    images, _ = load("tfds:pets", data_dir=tmp_path / "sets")
+    with pytest.raises(ValueError, match=r"Expected files of 'tfds:pets' that can be read. Received: .*Prepare the data set again"):
+        images.inputs("validation")  # the last of the file
