@@ -213,7 +213,7 @@ def _evaluate(arguments):
 
         result = training.measure_throughput(load_source(arguments.model).model, arguments.batch_size, log=log)
     else:
-        if arguments.out is not None and arguments.data.startswith("folder:"):
+        if arguments.out is not None:
             check_outside(arguments.data, arguments.out, "folder for the evaluation")
         result = training.evaluate(
             arguments.model,

@@ -46,6 +46,10 @@ class ImageData:
         """Returns the number of pictures of a split."""
         return len(self.splits[split][1])
 
+    def batched(self, split):
+        """Returns the number of pictures in `batches`: where they are in memory, of those that can be read."""
+        return self.count(split)
+
     def pixels(self, split):
         """Returns a split as resized and cropped uint8 pictures `(n, *crop, 3)` and its class indices."""
         pictures, classes = self.splits[split]
@@ -201,6 +205,9 @@ class FolderData(ImageData):
         paths = {path for paths, _ in self.splits.values() for path in paths}
         return len(paths) * int(np.prod(self.preprocessing.crop)) * 3 <= folder.MAX_PIXEL_BYTES
 
+    def batched(self, split):
+        return len(self.pixels(split)[1]) if self.fits else self.count(split)
+
     def pixels(self, split):
         """As in `ImageData`, without the pictures that cannot be read.
 
@@ -324,11 +331,13 @@ def check_outside(data, path, name):
     """Refuses what would be written into a folder of pictures, where it would be taken for a class.
 
     Raises:
-        ValueError: If `path` lies in the folder that `data`, `"folder:PATH"`, names.
+        ValueError: If `data` is `"folder:PATH"`, and `path` lies in that folder.
     """
-    folder = os.path.realpath(os.path.expanduser(data.removeprefix("folder:")))
-    if os.path.realpath(path).startswith(os.path.join(folder, "")):
-        raise ValueError(f"Expected a {name} outside of the pictures in {folder!r}. Received: {str(path)!r}. Choose another.")
+    if not isinstance(data, str) or not data.startswith("folder:"):
+        return
+    pictures = os.path.realpath(os.path.expanduser(data.removeprefix("folder:")))
+    if os.path.realpath(path).startswith(os.path.join(pictures, "")):
+        raise ValueError(f"Expected a {name} outside of the pictures in {pictures!r}. Received: {str(path)!r}. Choose another.")
 
 
 def _load_folder(data, preprocessing, splits, log):

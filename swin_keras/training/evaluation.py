@@ -4,7 +4,6 @@ import contextlib
 import csv
 import dataclasses
 import json
-import numbers
 import os
 import pathlib
 import re
@@ -16,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from swin_keras.edge_demo import Classifier
+from swin_keras.layers.checks import is_count
 from swin_keras.models import Source, load_source
 from swin_keras.preprocessing import Preprocessing
 from swin_keras.training.data import SPLITS, load_data
@@ -76,8 +76,8 @@ def evaluate(model, data, split="test", preprocessing=None, recipe=None, data_di
     """
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {', '.join(SPLITS)}. Received: split={split!r}.")
-    subject = _open(model, recipe)
     _check_batch_size(batch_size)
+    subject = _open(model, recipe)
     named = isinstance(data, str)
     split = split if named else "test"
     images, labels, mapping = None, subject.labels, None
@@ -118,7 +118,7 @@ def evaluate(model, data, split="test", preprocessing=None, recipe=None, data_di
 
 
 def _check_batch_size(batch_size):
-    if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or not 1 <= batch_size <= _MAX_BATCH:
+    if not is_count(batch_size) or batch_size > _MAX_BATCH:
         raise ValueError(f"`batch_size` must be a whole number from 1 to {_MAX_BATCH:,}. Received: batch_size={batch_size!r}.")
 
 

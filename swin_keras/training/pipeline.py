@@ -100,7 +100,7 @@ def validation_batches(images, recipe, size, replicas=(0,), replica_count=1):
     count = len(images.labels)
     if replica_count == 1:
         return images.batches("validation", size).map(lambda inputs, classes: (inputs, tf.one_hot(classes, count)))
-    total = _count_validation(images)
+    total = images.batched("validation")
     turns = validation_steps(images, recipe, size, replica_count)
     weight = turns * size * replica_count / total
 
@@ -119,20 +119,15 @@ def validation_batches(images, recipe, size, replicas=(0,), replica_count=1):
 
 def validation_steps(images, recipe, size, replica_count):
     """Returns the number of batches that `validation_batches` gives each of several replicas."""
-    total = _count_validation(images)
+    total = images.batched("validation")
     if recipe.task == "simmim":
         return total // min(size, total // replica_count) // replica_count
     return -(-total // (size * replica_count))
 
 
-def _count_validation(images):
-    """Returns the number of validation pictures, where they are in memory without damaged ones."""
-    return len(images.pixels("validation")[1]) if images.fits else images.count("validation")
-
-
 def _simmim_validation(images, recipe, size, replicas, replica_count):
     # The same masks each time; what does not fill a batch of every replica is left out.
-    size = min(size, _count_validation(images) // replica_count)
+    size = min(size, images.batched("validation") // replica_count)
     batches = images.batches("validation", size).filter(lambda inputs, classes: tf.shape(classes)[0] == size).enumerate()
     whole = validation_steps(images, recipe, size, replica_count) * replica_count
 

@@ -84,8 +84,7 @@ def train(
     if not isinstance(workdir, (str, os.PathLike)) or not os.fspath(workdir):
         raise ValueError(f"Expected the path of a folder as workdir. Received: {workdir!r}.")
     workdir = pathlib.Path(workdir)
-    if isinstance(data, str) and data.startswith("folder:"):
-        check_outside(data, workdir, "workdir")
+    check_outside(data, workdir, "workdir")
     get_variant(variant)
     recipe = find_recipe(recipe, settings, epochs, batch_size)
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**31:
@@ -127,7 +126,7 @@ def train(
 
     count = images.count("train")
     if isinstance(images, FolderData) and in_memory(images, recipe):
-        config["skipped"], count = images.skipped, len(images.pixels("train")[1])
+        config["skipped"], count = images.skipped, images.batched("train")
     steps = count // recipe.batch_size
     if steps == 0:
         raise ValueError(f"`batch_size` must be at most the {count} training pictures. Received: batch_size={recipe.batch_size}.")

@@ -119,12 +119,17 @@ def test_mixed_targets_add_up_to_one_and_pairs_share_them(flowers):
     np.testing.assert_allclose(pixels, share * unmixed + (1 - share) * unmixed[::-1], atol=1e-4)
 
 
+def with_torn(images, folder, split, count=None, log=None):
+    """The first pictures of a split, all if no number is given; the very first is damaged. The other splits are as they were."""
+    (folder / "torn.png").write_bytes(b"no picture")
+    paths, classes = images.splits[split]
+    splits = {**images.splits, split: ([folder / "torn.png", *paths[1:count]], classes[:count])}
+    return dataclasses.replace(images, splits=splits, path=str(folder), log=log or images.log)
+
+
 def test_a_damaged_picture_leaves_its_place_to_another_of_the_batch(flowers, tmp_path):
-    path = tmp_path / "torn.png"
-    path.write_bytes(b"no picture")
-    paths, classes = flowers.splits["train"]
     lines = []
-    damaged = dataclasses.replace(flowers, splits={"train": ([path, *paths[1:]], classes)}, path=str(tmp_path), log=lines.append)
+    damaged = with_torn(flowers, tmp_path, "train", log=lines.append)
     recipe = dataclasses.replace(FULL, mixup=0.0, cutmix=0.0, erasing=0.0)
     for one, other in zip(arrays(training_batches(flowers, recipe, 7, 2)), arrays(training_batches(damaged, recipe, 7, 2)), strict=True):
         differing = np.flatnonzero(np.abs(one[0] - other[0]).max((1, 2, 3)) > 0)
@@ -136,24 +141,17 @@ def test_a_damaged_picture_leaves_its_place_to_another_of_the_batch(flowers, tmp
 
 
 def test_a_batch_of_damaged_pictures_stops_the_run(flowers, tmp_path):
-    path = tmp_path / "torn.png"
-    path.write_bytes(b"no picture")
-    paths, classes = flowers.splits["train"]
-    damaged = dataclasses.replace(flowers, splits={"train": ([path, *paths[1:]], classes)}, path=str(tmp_path))
+    damaged = with_torn(flowers, tmp_path, "train")
     recipe = dataclasses.replace(FULL, mixup=0.0, cutmix=0.0, erasing=0.0, batch_size=1)
     with pytest.raises(ValueError, match="a picture that can be opened in each batch. Received: 1 damaged"), damaged.reading():
-        arrays(training_batches(damaged, recipe, 7, len(paths)))
+        arrays(training_batches(damaged, recipe, 7, damaged.count("train")))
 
 
 @pytest.mark.parametrize("fits", [True, False])
 @pytest.mark.parametrize("task", ["classification", "simmim"])
 def test_a_damaged_validation_picture_leaves_each_replica_as_many_batches(flowers, tmp_path, monkeypatch, fits, task):
-    path = tmp_path / "torn.png"
-    path.write_bytes(b"no picture")
-    paths, classes = flowers.splits["validation"]
-    splits = {**flowers.splits, "validation": ([path, *paths[1:9]], classes[:9])}
     monkeypatch.setattr("swin_keras.training.folder.check_damage", lambda *arguments: None)
-    damaged = dataclasses.replace(flowers, splits=splits, path=str(tmp_path))
+    damaged = with_torn(flowers, tmp_path, "validation", 9)
     if not fits:
         monkeypatch.setattr("swin_keras.training.folder.MAX_PIXEL_BYTES", 0)
     recipe = dataclasses.replace(PLAIN, task=task, mask_patch_size=4)
