@@ -29,6 +29,7 @@ def main(argv=None):
     try:
         arguments = _parser().parse_args(argv)
         arguments.run(arguments)
+        sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -110,7 +111,7 @@ def _parser():
     command.add_argument("--json", action="store_true", help="print one line of JSON")
 
     command = add("export", _export, "export a model to a bundle of verified .tflite files")
-    command.add_argument("model", metavar="MODEL", help=f"a .keras file, or of a released model: {_WEIGHTS}")
+    command.add_argument("model", metavar="MODEL", help=f"a workdir of `train`, a .keras file, or of a released model: {_WEIGHTS}")
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the bundle")
     command.add_argument("--recipe", action="append", metavar="NAME", help="repeats (default: float32, float16, dynamic_int8)")
     command.add_argument("--labels", metavar="FILE", help="text file with a class name on each line")
@@ -215,6 +216,8 @@ def _evaluate(arguments):
     else:
         if arguments.out is not None:
             check_outside(arguments.data, arguments.out, "folder for the evaluation")
+            if os.path.exists(arguments.out) and not os.path.isdir(arguments.out):
+                raise ValueError(f"Expected a folder as --out. Received: {arguments.out!r}, which is a file.")
         result = training.evaluate(
             arguments.model,
             arguments.data,
@@ -226,7 +229,7 @@ def _evaluate(arguments):
         )
         if arguments.out is not None:
             training.write_evaluation(result, arguments.out)
-            log(f"{arguments.out}: evaluation.json, and where there are not too many classes confusion.csv and confusion.png")
+            log(f"{arguments.out}: evaluation.json" + ("" if result["confusion"] is None else ", confusion.csv and confusion.png"))
     if arguments.json:
         print(json.dumps(result))
 

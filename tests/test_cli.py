@@ -284,6 +284,18 @@ def test_wrong_usage_is_one_line_and_writes_nothing(tmp_path, refused, arguments
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whoever_wants_no_more_output_gets_no_traceback():
+    import os
+    import subprocess
+    import sys
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    finished = subprocess.run([sys.executable, "-m", "swin_keras.cli", "models"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (finished.returncode, finished.stderr) == (141, "")
+
+
 def test_debug_shows_the_traceback(tmp_path):
     with pytest.raises(ValueError, match="which does not exist"):
         main(["export", str(tmp_path / "gone.keras"), "--out", str(tmp_path / "out"), "--debug"])

@@ -21,6 +21,7 @@ class Source:
         preprocessing: `Preprocessing`, or `None` for the official protocol.
         labels_from: String. Where the labels come from.
         preprocessing_from: String. Where the preprocessing comes from.
+        config: What `train` noted of the run in config.json, or `None`.
     """
 
     model: keras.Model
@@ -28,6 +29,7 @@ class Source:
     preprocessing: Preprocessing | None = None
     labels_from: str = "none"
     preprocessing_from: str = "the official protocol"
+    config: dict | None = None
 
 
 def load_source(path):
@@ -63,4 +65,5 @@ def load_source(path):
                 f"Expected labels and preprocessing in {str(config)!r} ({type(error).__name__}: {error}). Move the .keras file away to do without."
             ) from error
         source.labels_from = source.preprocessing_from = str(config)
+        source.config = values
     return source

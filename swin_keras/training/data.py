@@ -223,7 +223,7 @@ class FolderData(ImageData):
 
     @property
     def fingerprint(self):
-        """What a run notes to know these pictures again: how many each split has, and a sha256 of their names and sizes."""
+        """What a run notes to know these pictures again: for each split their number, and a sha256 of their names and sizes."""
         return folder.fingerprint(self.labels, self.splits)
 
     @property
@@ -267,7 +267,7 @@ def load_data(data, input_shape, splits=SPLITS, preprocessing=None, validation=N
             for this input. Damaged ones are skipped, up to one in a hundred. Or `"tfds:NAME"`, with `/CONFIG` and `:VERSION`
             as tensorflow-datasets has them, prepared in its data folder or downloaded. Or a `tf.data.Dataset` of pairs:
             a picture, uint8 `(height, width, 3)` or an encoded string, and its class index, in the same order each time: with
-            `shuffle`, only with `reshuffle_each_iteration=False`.
+            `shuffle`, only with `reshuffle_each_iteration=False`. Another order is refused where none are given for `validation`.
         input_shape: Height, width and channels of the model.
         splits: Which of `"train"`, `"validation"` and `"test"` are wanted. No file of another is read.
         preprocessing: How a picture becomes the model's input. `None`: the official evaluation of this size; for digits

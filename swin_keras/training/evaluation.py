@@ -40,9 +40,10 @@ class _Subject:
     labels: list | None
     preprocessing: Preprocessing | None
     origin: str
+    config: dict | None = None
 
 
-def evaluate(model, data, split="test", preprocessing=None, recipe=None, data_dir=None, batch_size=64, log=print):
+def evaluate(model, data, split=None, preprocessing=None, recipe=None, data_dir=None, batch_size=64, log=print):
     """Measures the accuracy of a classifier.
 
     Args:
@@ -52,7 +53,8 @@ def evaluate(model, data, split="test", preprocessing=None, recipe=None, data_di
         data: `"digits"`, `"folder:PATH"` or `"tfds:NAME"`, as in `load_data`. Or pictures of your own: a pair of normalized
             float32 pictures `(n, height, width, 3)` and class indices `(n,)`; a `tf.data.Dataset` of such batches; or one of
             uint8 or encoded pictures, as in `load_data`, which are then prepared like the others.
-        split: `"train"`, `"validation"` or `"test"`, of data with a name.
+        split: `"train"`, `"validation"` or `"test"`, as `train` splits the data. `None`: `"test"` of data with a name, and all
+            pictures of one's own. Pictures that came normalized have no splits.
         preprocessing: `Preprocessing`. `None`: what lies beside the model; else for digits their own, and for all others the
             official protocol for the model's input.
         recipe: String. Which file of a bundle. `None`: the one recommended for a CPU.
@@ -61,8 +63,8 @@ def evaluate(model, data, split="test", preprocessing=None, recipe=None, data_di
         log: Function that is called with each line of progress, and in the end of the report, `format_report`.
 
     Returns:
-        A dictionary that JSON can hold: `model`, `data` and `split`; `top1` and `top5`, fractions, the latter `None` below 6
-        classes; `samples`, and `skipped`, which could not be opened; `protocol`, with `words`, `origin` and
+        A dictionary that JSON can hold: `model`, `data` and `split`, `None` where they have no name; `top1` and `top5`, fractions, the
+        latter `None` below 6 classes; `samples`, and `skipped`, which could not be opened; `protocol`, with `words`, `origin` and
         `preprocessing`, `None` where the pictures came normalized; `classes`, in the model's order, each with `label`,
         `samples`, `top1` (the fraction of its pictures that was told, `None` without any) and `precision` (the fraction of
         the answers with this class that was right, `None` without any); and `confusion`, lists of counts, a row for each
@@ -74,21 +76,25 @@ def evaluate(model, data, split="test", preprocessing=None, recipe=None, data_di
             any model of as many classes.
         FloatingPointError: If the model's answer is no number.
     """
-    if split not in SPLITS:
+    if split is not None and split not in SPLITS:
         raise ValueError(f"`split` must be one of {', '.join(SPLITS)}. Received: split={split!r}.")
     _check_batch_size(batch_size)
     subject = _open(model, recipe)
     named = isinstance(data, str)
-    split = split if named else "test"
+    split = split or ("test" if named else None)
     images, labels, mapping = None, subject.labels, None
     protocol = {"words": "the pictures came normalized", "origin": None, "preprocessing": None}
     given = _given_batches(data, batch_size)
     if given is not None:
+        if split is not None:
+            raise ValueError(f"`split` is for pictures that are still to be prepared. Received: split={split!r} with normalized ones. Leave it out.")
         batches, total = given
     else:
         images, origin = _load(subject, data, split, preprocessing, data_dir, log)
         labels, mapping = _match(subject, images, log)
-        batches, total = images.batches(split, batch_size).as_numpy_iterator(), images.count(split)
+        (part,) = images.splits
+        _warn_of_known(subject.config, images, split, log)
+        batches, total = images.batches(part, batch_size).as_numpy_iterator(), images.count(part)
         protocol = {"words": _words(images.preprocessing), "origin": origin, "preprocessing": images.preprocessing.to_dict()}
     counts = _Counts(subject.class_count)
     started = time.monotonic()
@@ -106,7 +112,7 @@ def evaluate(model, data, split="test", preprocessing=None, recipe=None, data_di
     result = {
         "model": subject.name,
         "data": data if named else None,
-        "split": split if named else None,
+        "split": split,
         **counts.accuracy(),
         "skipped": 0 if total is None else total - counts.samples,
         "protocol": protocol,
@@ -269,6 +275,7 @@ def _of_keras(source, name, recipe):
         source.labels,
         source.preprocessing,
         source.preprocessing_from,
+        source.config,
     )
 
 
@@ -304,9 +311,25 @@ def _load(subject, data, split, preprocessing, data_dir, log):
         raise ValueError(f"Expected pictures of {sides[0]}x{sides[1]}, the model's input. Received: {crop}, by {origin}. Give `preprocessing`.")
     more = {}
     if isinstance(data, tf.data.Dataset):
-        more = {"validation": data, "labels": subject.labels or [f"class {index}" for index in range(subject.class_count)]}
-    images = load_data(data, (*sides, 3), splits=(split,), preprocessing=chosen, data_dir=data_dir, log=log, **more)
+        labels = subject.labels or [f"class {index}" for index in range(subject.class_count)]
+        more = {"validation": data if split is None else None, "labels": labels}
+    images = load_data(data, (*sides, 3), splits=(split or "test",), preprocessing=chosen, data_dir=data_dir, log=log, **more)
     return images, origin
+
+
+def _warn_of_known(config, images, split, log):
+    """Says so if pictures to be evaluated seem to be among those that the model was trained on."""
+    noted = config.get("pictures") if config else None
+    if not isinstance(noted, dict) or config.get("data") != images.name or not hasattr(images, "fingerprint") or split == "train":
+        return
+    if split is not None:
+        if any(noted.get(key) != value for key, value in images.fingerprint.items() if key.startswith(split)):
+            log(f"warning: {images.name} has changed since the training, and some of these pictures may have been trained on")
+        return
+    parts = [noted.get(f"{part}_classes") for part in SPLITS]
+    known = all(isinstance(part, list) and len(part) == len(images.labels) for part in parts)
+    if known and images.fingerprint["test_classes"] in (parts[0], np.sum(parts, axis=0).tolist()):
+        log("warning: these seem to be the very pictures that the model was trained on; split='test' takes those held out from it")
 
 
 def _match(subject, images, log):

@@ -24,14 +24,15 @@ def find_pictures(folder, log):
     `validation`) and `test`, in upper or lower case, each with a sub-folder for each class.
 
     Without a folder for validation, a fifth of each class is split off the training pictures for it, and without both,
-    another fifth for test: rounded, but at least one picture while one is left for training, drawn from the sorted file
-    names by a fixed seed. With a folder for validation but none for test, the validation pictures are the test pictures too.
+    another fifth for test: rounded, but at least one picture while one is left for training. A hash of the file's name
+    decides, so that the pictures stay where they are, but for one or two of a class, when one is added or removed. With a
+    folder for validation but none for test, the validation pictures are the test pictures too.
 
-    Hidden files and folders, files without one of `SUFFIXES`, and folders inside a class are ignored.
+    Hidden files and folders are ignored, and with a line to `log` files without one of `SUFFIXES` and folders inside a class.
 
     Args:
         folder: Path.
-        log: Function that is called with a line on folders that were ignored.
+        log: Function that is called with a line on what was ignored.
 
     Returns:
         Class names, sorted, and a dictionary from `"train"`, `"validation"` and `"test"` to pairs: a list of `n` paths and
@@ -47,7 +48,7 @@ def find_pictures(folder, log):
     split_of = {name: _SPLIT_OF_FOLDER[name.casefold()] for name in names if name.casefold() in _SPLIT_OF_FOLDER}
     # A class may be called "train", beside "bus" and "car": its folder then holds pictures, not folders.
     if not split_of or (len(split_of) < len(names) and not any(_folders_in(os.path.join(folder, name)) for name in split_of)):
-        classes = _classes_in(folder)
+        classes = _classes_in(folder, log)
         return list(classes), _split_off(folder, classes, ["validation", "test"])
 
     found = {}
@@ -55,7 +56,7 @@ def find_pictures(folder, log):
         if split in found:
             same = " and ".join(repr(other) for other in split_of if split_of[other] == split)
             raise ValueError(f"Expected one folder for {split} in {folder!r}. Received: {same}. Keep one of them there.")
-        found[split] = _classes_in(os.path.join(folder, name))
+        found[split] = _classes_in(os.path.join(folder, name), log)
     if "train" not in found:
         raise ValueError(f"Expected a folder 'train' in {folder!r}. Received: {_some(split_of)}. Add it, or give a folder of classes.")
     for name, split in split_of.items():
@@ -74,13 +75,15 @@ def find_pictures(folder, log):
 
 
 def fingerprint(labels, splits):
-    """Returns how many pictures each split has, and the sha256 of their classes, file names and sizes."""
-    digest = hashlib.sha256()
+    """Returns for each split how many pictures it has, and the sha256 of their classes, file names and sizes."""
+    found = {}
     for split, (paths, classes) in splits.items():
+        digest = hashlib.sha256()
         for path, index in zip(paths, classes, strict=True):
             size = os.path.getsize(path) if os.path.exists(path) else 0
-            digest.update(os.fsencode(f"{split}/{labels[index]}/{os.path.basename(path)}/{size}\n"))
-    return {**{split: len(paths) for split, (paths, _) in splits.items()}, "sha256": digest.hexdigest()}
+            digest.update(os.fsencode(f"{labels[index]}/{os.path.basename(path)}/{size}\n"))
+        found |= {split: len(paths), f"{split}_sha256": digest.hexdigest()}
+    return found
 
 
 def open_regular(path):
@@ -174,13 +177,15 @@ def _folders_in(folder):
     return [name for name in _visible(folder) if os.path.isdir(os.path.join(folder, name))]
 
 
-def _classes_in(folder):
+def _classes_in(folder, log):
     """Returns `{class name: sorted paths}`."""
-    classes = {}
+    classes, ignored = {}, []
     for label in _folders_in(folder):
         below = os.path.join(folder, label)
-        paths = [os.path.join(below, name) for name in _visible(below) if name.lower().endswith(SUFFIXES)]
-        classes[label] = [path for path in paths if not os.path.isdir(path)]
+        names = _visible(below)
+        pictures = {name for name in names if name.lower().endswith(SUFFIXES) and not os.path.isdir(os.path.join(below, name))}
+        classes[label] = [os.path.join(below, name) for name in names if name in pictures]
+        ignored += [os.path.join(label, name) for name in names if name not in pictures]
     what = f"pictures ({' '.join(SUFFIXES)})"
     if not classes:
         raise ValueError(f"Expected a sub-folder of {what} for each class. Received: {folder!r}, which holds no sub-folder. Make one for each class.")
@@ -190,6 +195,8 @@ def _classes_in(folder):
         raise ValueError(f"Expected {what} in each sub-folder of {folder!r}. Received: {_some(empty)} without any. Add some, or move it elsewhere.")
     if len(classes) == 1:
         raise ValueError(f"Expected at least two classes. Received: {folder!r}, which holds only {_some(classes)}. Add a sub-folder for each class.")
+    if ignored:
+        log(f"ignored in {folder!r}, as no pictures ({' '.join(SUFFIXES)}): {_some(ignored)}")
     # What export could not write into labels.txt.
     if bad := [label for label in classes if not label.strip() or len(label.splitlines()) > 1 or not _is_text(label)]:
         raise ValueError(f"Expected sub-folders whose names are class names, on one line. Received: {_some(bad)} in {folder!r}. Rename it.")
@@ -205,10 +212,9 @@ def _is_text(name):
 
 def _split_off(folder, classes, splits):
     """Splits a fifth of each class off the training pictures for each of `splits`."""
-    random = np.random.RandomState(0)  # Unlike `default_rng`, promised to stay the same in each version of numpy.
     found = {split: {} for split in ("train", *splits)}
     for label, paths in classes.items():
-        drawn = [paths[index] for index in random.permutation(len(paths))]
+        drawn = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(os.path.basename(path))).digest())
         fifth = max(1, round(len(paths) / 5))
         for split in splits:
             taken = fifth if len(drawn) > 1 else 0

@@ -107,6 +107,8 @@ class Recipe:
     mask_ratio: float = 0.6
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise ValueError(f"`name` must be a string. Received: name={self.name!r}.")
         for name, (low, high) in _WHOLE.items():
             self._check(name, isinstance(getattr(self, name), numbers.Integral), low, high, "a whole number")
         for name, (low, high) in _REAL.items():

@@ -1,6 +1,7 @@
 """`train`: from a data set to a folder that holds the trained model and its record."""
 
 import dataclasses
+import difflib
 import functools
 import json
 import numbers
@@ -121,7 +122,7 @@ def train(
     # Before the pictures are read, which takes minutes when they are many.
     _holds_run(workdir, config)
     if (workdir / "final.keras").is_file():
-        log(f"{workdir} holds the finished run")
+        log(f"{workdir} holds the finished run; to train on, take its model.keras as `weights` of another")
         return _load_best(workdir)
 
     count = images.count("train")
@@ -177,7 +178,7 @@ def train(
             validation_data=validation,
             validation_steps=None if replicas == 1 else validation_steps(images, recipe, size, replicas),
             verbose=0,
-            callbacks=[LearningRate(), keeper, *shown, *callbacks],
+            callbacks=[LearningRate(), keeper, *shown, *(callbacks or ())],
             shuffle=False,  # The batches are in their order already.
         )
     if images.damage.problems:
@@ -221,7 +222,9 @@ def find_recipe(recipe, settings=None, epochs=None, batch_size=None):
     settings = {**(settings or {}), **{key: value for key, value in arguments.items() if value is not None}}
     known = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
     if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"The settings of a recipe are {', '.join(known)}. Received: {', '.join(unknown)}.")
+        near = [match for key in unknown for match in difflib.get_close_matches(key, known, 1)]
+        mean = f" Did you mean {' and '.join(near)}?" if near else ""
+        raise ValueError(f"The settings of a recipe are {', '.join(known)}. Received: {', '.join(unknown)}.{mean}")
     recipe = dataclasses.replace(recipe, **settings)
     return dataclasses.replace(recipe, warmup_epochs=min(recipe.warmup_epochs, recipe.epochs // 2))
 
@@ -316,10 +319,13 @@ def _holds_run(workdir, config):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{str(path)!r} is damaged ({error}). Choose another workdir.") from error
         here, there = _flat(json.loads(json.dumps(config))), _flat(found)
-        differing = [f"{key} {there.get(key)!r} there, {value!r} here" for key, value in here.items() if there.get(key) != value]
-        if differing:
-            raise ValueError(f"{str(workdir)!r} holds another run ({'; '.join(differing)}). Choose another workdir, or the same arguments.")
-        return True
+        differing = [key for key, value in here.items() if there.get(key) != value]
+        # Pictures that stopped the first epoch may have been repaired since.
+        begun = names - {"config.json", _PARTIAL_CONFIG, "tensorboard"}
+        if differing and (begun or not all(key.startswith(("pictures.", "skipped")) for key in differing)):
+            what = "; ".join(f"{key} {there.get(key)!r} there, {here[key]!r} here" for key in differing)
+            raise ValueError(f"{str(workdir)!r} holds another run ({what}). Choose another workdir, or the same arguments.")
+        return not differing
     if names - {_PARTIAL_CONFIG}:
         raise ValueError(f"Expected a new or empty folder, or an earlier run. Received: {str(workdir)!r}, which holds other files.")
     return False

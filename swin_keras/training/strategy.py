@@ -53,6 +53,8 @@ def make_strategy(name="auto", log=print, patience=600.0):
         return _join(workers, index, gpus, log, patience), name
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        if len(devices) == 1:
+            log(f"strategy 'mirrored' found one device, {devices[0].name.removeprefix('/device:')}: it is as 'one'")
         return tf.distribute.MirroredStrategy([device.name for device in devices]), name
     # With a OneDeviceStrategy Keras would take each data set through tf.distribute; with the default one `fit` is as without.
     return (_tpu() if name == "tpu" else tf.distribute.get_strategy()), name
@@ -149,7 +151,7 @@ def stops_with_the_others(strategy):
     Raises:
         WorkerLost: If another worker stopped.
     """
-    with _lost_workers(_addresses(strategy)):
+    with _lost_workers(_addresses(strategy), worker_index(strategy)):
         yield
 
 
@@ -287,7 +289,7 @@ def _join(addresses, index, gpus, log, patience):
             cluster, task_type="worker", task_id=index, rpc_layer="grpc", num_accelerators={"GPU": gpus}
         )
         try:
-            with _lost_workers(addresses):
+            with _lost_workers(addresses, index):
                 _joined[addresses, index] = tf.distribute.MultiWorkerMirroredStrategy(resolver)
         except RuntimeError as error:
             if "program startup" not in str(error):
@@ -342,15 +344,17 @@ def _answers(address):
 
 
 @contextlib.contextmanager
-def _lost_workers(addresses):
+def _lost_workers(addresses, index):
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError, tf.errors.CancelledError) as error:
         if len(addresses) < 2:
             raise
-        # Without a number it is the service of worker 0 that did not answer.
-        number = int((re.findall(r"/job:worker/(?:replica:0/)?task:(\d+)", str(error)) or [0])[0])
-        raise WorkerLost(f"a worker stopped: worker {number} ({addresses[number]}) cannot be reached any more. {_RESUME}") from error
+        # TensorFlow also names the worker that lost the other. Without another number it is the service of worker 0 that did not answer.
+        named = [int(number) for number in re.findall(r"/job:worker/(?:replica:0/)?task:(\d+)", str(error))]
+        others = [number for number in (*named, 0) if number != index]
+        who = f"worker {others[0]} ({addresses[others[0]]})" if others else "another"
+        raise WorkerLost(f"a worker stopped: {who} cannot be reached any more. {_RESUME}") from error
 
 
 def _tpu():

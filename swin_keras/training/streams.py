@@ -12,6 +12,10 @@ from swin_keras.training.data import ImageData
 
 # Pictures that are shuffled among each other; still encoded, some hundred kilobytes each.
 _SHUFFLED = 10_000
+# Pictures whose order is looked at.
+_READ_TWICE = 1000
+# ImageNet-22K has 21,841; a mistaken column of labels may have anything.
+_MOST_CLASSES = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,35 +60,46 @@ class StreamData(ImageData):
 
 def load_dataset(data, validation, labels, preprocessing, splits, log):
     """Takes a `tf.data.Dataset` of pictures and class indices, as `load_data` says. It is gone through once, to count."""
+    names = None if labels is None else _class_names(labels)
     sets = {"train": _examples(data, "data")}
     if validation is None:
         # Every fifth for validation, the one after it for test, always the same if the order is.
-        parts = {"train": lambda row: row % 5 < 3, "validation": lambda row: row % 5 == 3, "test": lambda row: row % 5 == 4}
-        sets = {split: _part(sets["train"], chosen) for split, chosen in parts.items()}
+        parts = {"train": (0, 1, 2), "validation": (3,), "test": (4,)}
+        sets = {split: _part(sets["train"], rests) for split, rests in parts.items()}
     else:
         sets["validation"] = sets["test"] = _examples(validation, "validation")
-    classes = {split: np.fromiter(sets[split].map(lambda picture, label: label).as_numpy_iterator(), "int64") for split in splits}
+    classes = {split: _classes(sets[split]) for split in splits}
+    if not all(np.array_equal(_classes(sets[split].take(_READ_TWICE)), found[:_READ_TWICE]) for split, found in classes.items()):
+        if validation is None:
+            raise ValueError(
+                "Expected a `tf.data.Dataset` in the same order each time, as some pictures are held out by their number. Received: one in another "
+                "order when read again. Give its `shuffle` reshuffle_each_iteration=False, or leave it out: training shuffles. Or give `validation`."
+            )
+        if "train" in splits:
+            log("tf.data.Dataset: the pictures come in another order when read again, so that the run cannot be repeated to the last bit")
     every = np.concatenate(list(classes.values()))
     if len(every) == 0 or not all(map(len, classes.values())):
         empty = [split for split, found in classes.items() if not len(found)]
         raise ValueError(f"Expected pictures for {', '.join(splits)}. Received: a `tf.data.Dataset` without any for {', '.join(empty)}. Add some.")
-    names = [str(index) for index in range(max(0, every.max()) + 1)] if labels is None else [str(label) for label in labels]
-    if every.min() < 0 or every.max() >= len(names):
-        raise ValueError(f"Expected class indices from 0 to {len(names) - 1}, for {len(names)} labels. Received: {every.min()} to {every.max()}.")
+    highest = _MOST_CLASSES - 1 if names is None else len(names) - 1
+    if every.min() < 0 or every.max() > highest:
+        reason = "" if names is None else f", for {len(names)} labels"
+        raise ValueError(f"Expected class indices from 0 to {highest:,}{reason}. Received: {every.min()} to {every.max()}. Number classes from 0.")
+    names = names or [str(index) for index in range(every.max() + 1)]
     if len(names) < 2:
         raise ValueError("Expected at least two classes. Received: a `tf.data.Dataset` of one. Add pictures of another.")
     if "train" in classes and (empty := [names[index] for index in range(len(names)) if index not in classes["train"]]):
         raise ValueError(f"Expected training pictures of each class. Received: none of {', '.join(empty[:3])}. Add some, or number classes from 0.")
     counts = {split: len(found) for split, found in classes.items()}
     log(f"tf.data.Dataset: {len(names):,} classes; pictures: {', '.join(f'{count:,} for {split}' for split, count in counts.items())}")
-    fingerprint = {**counts, "classes": {split: np.bincount(found, minlength=len(names)).tolist() for split, found in classes.items()}}
+    each = {f"{split}_classes": np.bincount(found, minlength=len(names)).tolist() for split, found in classes.items()}
     return StreamData(
         name="tf.data.Dataset",
         labels=names,
         preprocessing=preprocessing,
         splits={split: sets[split] for split in splits},
         counts=counts,
-        fingerprint=fingerprint,
+        fingerprint={**counts, **each},
         log=log,
     )
 
@@ -149,8 +164,20 @@ def _examples(data, argument):
     return data.map(lambda picture, label: (picture, tf.cast(label, tf.int64)))
 
 
-def _part(data, chosen):
-    return data.enumerate().filter(lambda row, example: chosen(row)).map(lambda row, example: example)
+def _part(data, rests):
+    mine = tf.constant(rests, tf.int64)
+    return data.enumerate().filter(lambda row, example: tf.reduce_any(row % 5 == mine)).map(lambda row, example: example)
+
+
+def _classes(data):
+    return np.fromiter(data.map(lambda picture, label: label).as_numpy_iterator(), "int64")
+
+
+def _class_names(labels):
+    names = list(labels) if isinstance(labels, (list, tuple)) else []
+    if len(names) < 2 or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"`labels` must be a list of at least two names. Received: labels={labels!r}.")
+    return names
 
 
 def _features(builder, tfds, data):

@@ -14,7 +14,7 @@ from sklearn import metrics
 
 import swin_keras
 from swin_keras.preprocessing import Preprocessing
-from swin_keras.training import evaluation
+from swin_keras.training import evaluation, load_data
 from swin_keras.training.evaluation import evaluate, format_report, measure_throughput, write_evaluation
 
 NANO = "swin_nano_patch4_window4_32"
@@ -135,8 +135,42 @@ def test_encoded_pictures_of_a_dataset_are_prepared_like_a_folder(folder):
     model = classifier(6, 35, 35)
     data = tf.data.Dataset.from_tensor_slices(([file.read_bytes() for file in paths], np.repeat(np.arange(6), 4)))
     of_folder, _ = quiet(model, f"folder:{path}")
-    result, _ = quiet(model, data, split="train", batch_size=5)
+    result, _ = quiet(model, data, batch_size=5)
     assert result["confusion"] == of_folder["confusion"] and result["protocol"] == of_folder["protocol"]
+    held_out, _ = quiet(model, data, split="test")
+    assert held_out["split"] == "test" and result["split"] is None
+    assert [row["samples"] for row in held_out["classes"]] == np.bincount(np.repeat(np.arange(6), 4)[4::5], minlength=6).tolist()
+
+
+def test_pictures_that_were_trained_on_are_told_from_those_held_out(folder, tmp_path):
+    import shutil
+
+    import tensorflow as tf
+
+    pictures = tf.data.Dataset.from_tensor_slices(([file.read_bytes() for file in folder[1]], np.repeat(np.arange(6), 4)))
+    data = pictures.concatenate(pictures)
+    shutil.copytree(folder[0] / "val", tmp_path / "pictures")
+    labels, protocol = ["ant", "bee", "cat", "dog", "eel", "fox"], Preprocessing.official(35, 35)
+    run = workdir(tmp_path / "run", classifier(6, 35, 35), labels, protocol)
+    config = json.loads((run / "config.json").read_text())
+
+    def trained_on(data, **arguments):
+        images = load_data(data, (35, 35, 3), log=lambda line: None, **arguments)
+        (run / "config.json").write_text(json.dumps({**config, "data": images.name, "pictures": images.fingerprint}))
+
+    def warnings_of(data, split=None):
+        return [line for line in quiet(run, data, split=split)[1] if line.startswith("warning: ")]
+
+    trained_on(data, labels=labels)
+    assert warnings_of(data)[0].endswith("split='test' takes those held out from it")
+    assert not warnings_of(data, "test") and not warnings_of(data, "train") and not warnings_of(data.take(17))
+    trained_on(data, labels=labels, validation=pictures)
+    assert warnings_of(data) and not warnings_of(pictures)
+    trained_on(name := f"folder:{tmp_path / 'pictures'}")
+    assert not warnings_of(name)
+    for number in range(8):  # Wherever their names put them, they move others.
+        shutil.copy(folder[1][0], tmp_path / "pictures" / "ant" / f"new {number}.png")
+    assert "has changed since the training" in warnings_of(name)[0] and not warnings_of(name, "train")
 
 
 def test_a_damaged_picture_is_left_out_and_counted(folder, tmp_path):
@@ -266,11 +300,13 @@ def test_what_cannot_be_evaluated_is_refused(examples, tmp_path):
         ((model, (pictures, classes.astype("float32"))), {}, "Received: float32"),
         ((model, (pictures[:0], classes[:0])), {}, "Expected pictures to evaluate. Received: none"),
         ((model, endless), {}, "endless"),
+        ((model, examples), {"split": "test"}, "`split` is for pictures that are still to be prepared"),
+        ((model, examples), {"batch_size": 0}, "`batch_size` must be a whole number from 1 to 99,999. Received: batch_size=0"),
         ((model, "folder:pictures"), {"preprocessing": other}, "Expected pictures of 5x7, the model's input. Received: 7x5, by `preprocessing`"),
         ((model, "cats"), {}, "Expected data='digits'"),
     ]:
         with pytest.raises(ValueError, match=message):
-            quiet(*arguments, batch_size=32, **settings)
+            quiet(*arguments, **{"batch_size": 32, **settings})
     model.layers[-1].bias.assign(np.full(11, np.nan))
     with pytest.raises(FloatingPointError, match="no number"):
         quiet(model, examples)

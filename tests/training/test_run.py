@@ -130,6 +130,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         ({"variant": "swin_nano"}, "Did you mean one of: swin_nano_patch4_window4_32"),
         ({"recipe": "large"}, "`recipe` must be one of small, imagenet_300, .*Received: recipe='large'"),
         ({"settings": {"lr": 1}}, "The settings of a recipe are epochs, .*Received: lr"),
+        ({"settings": {"learning_rat": 1}}, r"Received: learning_rat\. Did you mean learning_rate\?"),
         ({"settings": [("epochs", 1)]}, "`settings` must be a dictionary"),
         ({"settings": {1: 2}}, "`settings` must be a dictionary"),
         ({"settings": {"affine": {"rotation": "abc"}}}, "`affine` must be a dictionary of numbers, rotation up to 180, "),
@@ -243,3 +244,34 @@ def test_a_damaged_config_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="config.json' is damaged"):
         run(tmp_path)
+
+
+def test_pictures_repaired_before_the_first_epoch_ended_are_no_other_run(tmp_path):
+    from PIL import Image
+
+    for index in range(20):
+        (tmp_path / "pictures" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (33, 35, 3), "uint8")).save(
+            tmp_path / "pictures" / "ab"[index % 2] / f"{index}.png"
+        )
+    broken = [tmp_path / "pictures" / "a" / f"{index}.png" for index in (0, 2, 4)]
+    whole = [path.read_bytes() for path in broken]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    settings = {"jit_compile": False, "crop_scale": [0.5, 1]}  # read one after the other, in the first epoch
+
+    def go(**arguments):
+        arguments = {"epochs": 1, "batch_size": 4, "settings": settings, "log": lambda line: None, **arguments}
+        training.train(f"folder:{tmp_path / 'pictures'}", NANO, tmp_path / "run", **arguments)
+
+    with pytest.raises(ValueError, match="Repair or remove them"):
+        go()
+    for path, content in zip(broken, whole, strict=True):
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="holds another run"):
+        go(seed=1)
+    go(callbacks=None)
+    assert len(rows(tmp_path / "run")) == 1
+    broken[0].write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="holds another run"):
+        go()

@@ -143,6 +143,25 @@ def test_a_killed_worker_stops_the_other_with_a_clear_line(runs):
     )
 
 
+@pytest.mark.parametrize(
+    ("index", "text", "lost"),
+    [
+        (0, "From /job:worker/replica:0/task:1: Connection reset", "worker 1 (b:2)"),
+        (1, "From /job:worker/replica:0/task:1: failed to reach /job:worker/task:2", "worker 2 (c:3)"),
+        (1, "From /job:worker/replica:0/task:1: Socket closed", "worker 0 (a:1)"),
+        (2, "Connection reset by peer", "worker 0 (a:1)"),
+        (0, "From /job:worker/replica:0/task:0: aborted", "another"),
+    ],
+)
+def test_a_worker_never_calls_itself_lost(index, text, lost):
+    import tensorflow as tf
+
+    from swin_keras.training.strategy import WorkerLost, _lost_workers
+
+    with pytest.raises(WorkerLost, match="a worker stopped: " + re.escape(lost) + " cannot be reached"), _lost_workers(["a:1", "b:2", "c:3"], index):
+        raise tf.errors.UnavailableError(None, None, text)
+
+
 def test_one_device_is_keras_as_it_is(environment):
     import tensorflow as tf
 

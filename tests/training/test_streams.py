@@ -141,6 +141,8 @@ def wrong(case):
         "no label": data.map(lambda picture, label: picture),
         "endless": data.repeat(),
         "empty": data.take(0),
+        "another order": data.shuffle(10, seed=1),
+        "a column of something else": data.map(lambda picture, label: (picture, 1_000_000_000 * label)),
         "one class": data.map(lambda picture, label: (picture, 0 * label)),
         "negative": data.map(lambda picture, label: (picture, label - 1)),
         "a class without pictures": data.map(lambda picture, label: (picture, 2 * label)),
@@ -156,8 +158,10 @@ def wrong(case):
         ("no label", "Map it to such pairs"),
         ("endless", "Leave out its `repeat`"),
         ("empty", "without any for train"),
+        ("another order", "same order each time, .* Give its `shuffle` reshuffle_each_iteration=False"),
+        ("a column of something else", "Expected class indices from 0 to 999,999. Received: 0 to 1000000000"),
         ("one class", "Expected at least two classes"),
-        ("negative", "Expected class indices from 0 to 0.*Received: -1 to 0"),
+        ("negative", "Expected class indices from 0 to 999,999.*Received: -1 to 0"),
         ("a class without pictures", "Expected training pictures of each class. Received: none of 1"),
         ("four channels", "Expected pictures of 1 or 3 channels. Received: 4"),
     ],
@@ -165,6 +169,20 @@ def wrong(case):
 def test_a_dataset_that_cannot_be_trained_on_is_refused(case, message):
     with pytest.raises(ValueError, match=message):
         load(wrong(case))
+
+
+@pytest.mark.parametrize("labels", ["ab", 5, ["ant"], ["ant", " "], ["ant", 3]], ids=str)
+def test_labels_are_a_list_of_names(labels):
+    with pytest.raises(ValueError, match="`labels` must be a list of at least two names. Received: labels="):
+        load(as_dataset(random_pictures(10), [0, 1] * 5), labels=labels)
+
+
+def test_another_order_is_only_told_where_others_are_for_validation():
+    data = as_dataset(random_pictures(10), [0, 1] * 5)
+    images, lines = load(data.shuffle(10, seed=1), validation=data)
+    assert images.count("train") == 10 and "cannot be repeated to the last bit" in lines[0]
+    images, lines = load(data, validation=data.shuffle(10, seed=1, reshuffle_each_iteration=False))
+    assert len(lines) == 1
 
 
 def test_labels_belong_to_a_dataset():
