@@ -7,6 +7,8 @@ from swin_keras.export.deploy_layers import (
     DeployPatchEmbedding,
     DeployPatchMerging,
     DeploySwinBlock,
+    DeploySwinBlockV2,
+    DeploySwinMLPBlock,
 )
 
 from swin_keras.layers import PatchEmbedding, PatchMerging, PatchMergingV2, SwinBlock, SwinBlockV2, SwinMLPBlock
@@ -15,6 +17,8 @@ from swin_keras.layers.windows import to_pair
 from swin_keras.models import SwinBackbone
 
 LAYOUTS = ("portable",)
+
+_BLOCKS = {SwinBlock: DeploySwinBlock, SwinBlockV2: DeploySwinBlockV2, SwinMLPBlock: DeploySwinMLPBlock}
 
 
 def to_deploy(model, input_shape=None, layout="portable"):
@@ -33,7 +37,7 @@ def to_deploy(model, input_shape=None, layout="portable"):
 
     Raises:
         ValueError: If the model is not functional, has several inputs or unknown sizes, does not fit `input_shape`, or has
-            blocks of Swin V2, Swin-MLP, or that return attention.
+            blocks that return attention.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {LAYOUTS}. Received: layout={layout!r}.")
@@ -58,26 +62,24 @@ def to_deploy(model, input_shape=None, layout="portable"):
     heads = _heads_behind_norms(model)  # {norm: dense layer that it is folded into}
 
     def clone(layer):
+        own = {"name": layer.name, "dtype": "float32"}
         if isinstance(layer, keras.Model):
             return to_deploy(layer)
         if isinstance(layer, PatchEmbedding):
             patch_size = to_pair(layer.patch_size, "patch_size")
-            return DeployPatchEmbedding(layer.embed_dim, patch_size, layer.patch_norm, layer.epsilon, name=layer.name, dtype="float32")
-        if isinstance(layer, PatchMerging):
-            return DeployPatchMerging(layer.epsilon, name=layer.name, dtype="float32")
-        if isinstance(layer, (SwinBlockV2, PatchMergingV2, SwinMLPBlock)) or getattr(layer, "return_attention", False):
+            return DeployPatchEmbedding(layer.embed_dim, patch_size, layer.patch_norm, layer.epsilon, **own)
+        if isinstance(layer, (PatchMerging, PatchMergingV2)):
+            return DeployPatchMerging(layer.epsilon, isinstance(layer, PatchMergingV2), **own)
+        if getattr(layer, "return_attention", False):
             raise ValueError(
-                f"Export takes Swin V1 without attention maps so far. Received: {layer.name!r}, a `{type(layer).__name__}`"
-                f"{' with return_attention' if isinstance(layer, SwinBlock) else ''}. Build the model without it."
+                f"Export takes models without attention maps so far. Received: {layer.name!r}, a `{type(layer).__name__}` with "
+                "return_attention. Build the model without it."
             )
-        if isinstance(layer, SwinBlock):
-            hidden_dim = layer.mlp.hidden_dim
-            window_size, shift_size = layer.requested_window
-            return DeploySwinBlock(
-                layer.num_heads, window_size, shift_size, layer.window_fit, hidden_dim, layer.epsilon, name=layer.name, dtype="float32"
-            )
+        if type(layer) in _BLOCKS:
+            fit = (*layer.requested_window, layer.window_fit)
+            return _BLOCKS[type(layer)](layer.num_heads, *fit, layer.mlp.hidden_dim, layer.epsilon, **own)
         if _is_plain_norm(layer):
-            return DeployLayerNormalization(layer.epsilon, affine=layer not in heads, name=layer.name, dtype="float32")
+            return DeployLayerNormalization(layer.epsilon, affine=layer not in heads, **own)
         return _copy(layer)
 
     image = keras.Input(batch_shape=(1, *shape), dtype="float32", name=inputs[0].name)
@@ -154,17 +156,22 @@ def _heads_behind_norms(model):
 def _set_folded_weights(layer, twin, norm):
     """Gives `twin`, the deploy form of `layer`, its weights. `norm` is a normalization to fold into a dense layer."""
     weights = {w.path.removeprefix(f"{layer.path}/"): w.numpy() for w in layer.weights}
-    if isinstance(twin, DeploySwinBlock):
+    if type(layer) in _BLOCKS:
         if twin.fitted_window != layer.fitted_window:
             raise ValueError(
                 f"At this input_shape the window of {layer.name!r} becomes {twin.fitted_window}, and it was trained with "
                 f"{layer.fitted_window}. Build the model at that size, load its weights, and export it."
             )
-        weights = folding.fold_block(weights, twin.padded_grid, twin.fitted_window, twin.fitted_shift, layer.num_heads, twin.padded)
+        if isinstance(layer, SwinMLPBlock):
+            weights = folding.fold_mlp_block(weights)
+        else:
+            fold = folding.fold_block if isinstance(layer, SwinBlock) else folding.fold_block_v2
+            table = keras.ops.convert_to_numpy(layer.attn.position_bias_table()) if layer.relative_position_bias else None
+            weights = fold(weights, table, twin)
     elif isinstance(twin, DeployPatchMerging):
-        weights = folding.fold_merging(weights)
+        weights = folding.fold_merging(weights, twin.post_norm)
     elif isinstance(twin, DeployPatchEmbedding):
-        weights = {path.split("/")[-1]: array for path, array in weights.items()}
+        weights = folding.fold_embedding(weights)
     elif isinstance(twin, DeployLayerNormalization) and not twin.affine:
         weights = {}
     elif norm is not None:

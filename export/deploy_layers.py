@@ -2,17 +2,24 @@
 
 Each stands for a trained layer and computes the same function in a form that every accelerator takes: no roll, gather,
 strided slice or broadcast, and a normalization without the subtraction from zero that Keras' own lowers to.
+
+A normalization begins by subtracting the mean over the channels. Where a single product is before it, that product is given
+weights whose outputs have mean 0, which is called centred here, and the step is left out.
 """
 
 import keras
 from keras import ops
 
-from swin_keras.layers.windows import fit_window, pad_to_multiple, padded_grid, window_partition, window_reverse
+from swin_keras.layers.windows import fit_window, pad_to_multiple, padded_grid
+
+# Added to squared lengths, so that zero stays zero.
+_SHORTEST = 1e-24
 
 
-def standardize(x, epsilon):
-    """Normalizes the last axis to mean 0 and variance 1."""
-    x = x - ops.mean(x, axis=-1, keepdims=True)
+def standardize(x, epsilon, centred=False):
+    """Normalizes the last axis to mean 0 and variance 1. `centred`: its mean is 0 already."""
+    if not centred:
+        x = x - ops.mean(x, axis=-1, keepdims=True)
     return x * ops.rsqrt(ops.mean(x * x, axis=-1, keepdims=True) + epsilon)
 
 
@@ -29,6 +36,13 @@ def _roll(x, shift, axis):
         return ops.slice(x, starts, counts)
 
     return ops.concatenate([rows(shift, size - shift), rows(0, shift)], axis=axis)
+
+
+def _partition(x, grid, window):
+    """Cuts tokens of a grid, in any shape, into windows: `(windows * tokens, channels)`."""
+    x = ops.reshape(x, (grid[0] // window[0], window[0], grid[1] // window[1], -1))
+    channels = x.shape[-1] // window[1]
+    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, channels))
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")
@@ -90,7 +104,7 @@ class DeployPatchEmbedding(keras.layers.Layer):
     def call(self, x):
         x = pad_to_multiple(x, self.patch_size)
         x = ops.conv(x, self.kernel, strides=self.patch_size, padding="valid", data_format="channels_last") + self.bias
-        return standardize(x, self.epsilon) * self.gamma + self.beta if self.patch_norm else x
+        return standardize(x, self.epsilon, centred=True) * self.gamma + self.beta if self.patch_norm else x
 
     def get_config(self):
         return {
@@ -104,49 +118,52 @@ class DeployPatchEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="swin_keras")
 class DeployPatchMerging(keras.layers.Layer):
-    """`PatchMerging`: reshapes and one transposition bring a 2x2 group together, in place of strided slices.
+    """`PatchMerging` and `PatchMergingV2`: reshapes and one transposition bring a 2x2 group together, in place of strided slices.
 
     Args:
         epsilon: Float.
+        post_norm: Boolean. Whether the norm follows the reduction, as in V2.
 
     Input shape: `(1, height, width, channels)`. Output shape: `(1, ceil(height / 2), ceil(width / 2), 2 * channels)`.
     """
 
-    def __init__(self, epsilon, **kwargs):
+    def __init__(self, epsilon, post_norm, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = epsilon
+        self.post_norm = post_norm
 
     def build(self, input_shape):
         channels = input_shape[-1]
         self.reduction = self.add_weight(name="reduction", shape=(4 * channels, 2 * channels))
-        self.reduction_bias = self.add_weight(name="reduction_bias", shape=(2 * channels,))
+        for name in ("gamma", "beta") if self.post_norm else ("reduction_bias",):
+            setattr(self, name, self.add_weight(name=name, shape=(2 * channels,)))
 
     def call(self, x):
         x = pad_to_multiple(x, (2, 2))
         _, height, width, channels = x.shape
-        x = window_partition(x, (2, 2))  # (h / 2 * w / 2, 4, c): each window is a group, across then down
-        x = standardize(ops.reshape(x, (-1, 4 * channels)), self.epsilon)
-        x = ops.matmul(x, self.reduction) + self.reduction_bias
+        x = ops.reshape(_partition(x, (height, width), (2, 2)), (-1, 4 * channels))  # a group goes across, then down
+        if self.post_norm:
+            x = standardize(ops.matmul(x, self.reduction), self.epsilon, centred=True) * self.gamma + self.beta
+        else:
+            x = ops.matmul(standardize(x, self.epsilon), self.reduction) + self.reduction_bias
         return ops.reshape(x, (1, height // 2, width // 2, 2 * channels))
 
     def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon}
+        return {**super().get_config(), "epsilon": self.epsilon, "post_norm": self.post_norm}
 
 
-@keras.saving.register_keras_serializable(package="swin_keras")
-class DeploySwinBlock(keras.layers.Layer):
-    """`SwinBlock`: query, key and value apart, bias and mask one constant, norms without scale and shift.
+class _DeployBlock(keras.layers.Layer):
+    """What the deploy forms of all blocks share: windows, MLP and the residual branches, on tokens `(height * width, channels)`.
+
+    A subclass gives `_weight_shapes(channels)` and `_block(x)`.
 
     Args:
         num_heads: Integer.
-        window_size: Pair of integers, fitted to the grid as in `SwinBlock`.
+        window_size: Pair of integers, fitted to the grid as in the trained block.
         shift_size: Pair of integers, likewise.
         window_fit: `"clamp"` or `"pad"`.
         hidden_dim: Integer. Width inside the MLP.
         epsilon: Float.
-
-    A grid that the window divides has the scale and shift of its first norm folded too; padding stands between that norm
-    and the products, and keeps them apart.
 
     Input and output shape: `(1, height, width, channels)`.
     """
@@ -164,57 +181,48 @@ class DeploySwinBlock(keras.layers.Layer):
         _, height, width, channels = input_shape
         self.grid = (height, width)
         self.fitted_window, self.fitted_shift = fit_window(self.grid, self.window_size, self.shift_size, self.window_fit)
-        self.padded_grid = padded_grid(self.grid, self.fitted_window)
+        self._place()
         self.padded = self.padded_grid != self.grid
-        tokens = self.fitted_window[0] * self.fitted_window[1]
-        windows = self.padded_grid[0] * self.padded_grid[1] // tokens if any(self.fitted_shift) else 1
-        shapes = {
-            "query": (channels, channels),
-            "query_bias": (channels,),
-            "key": (channels, channels),
-            "value": (channels, channels),
-            "bias_and_mask": (windows, self.num_heads, tokens, tokens),
-            "projection": (channels, channels),
-            "projection_bias": (channels,),
-            "fc1": (channels, self.hidden_dim),
-            "fc1_bias": (self.hidden_dim,),
-            "fc2": (self.hidden_dim, channels),
-            "fc2_bias": (channels,),
-        }
-        if self.padded:
-            shapes.update(norm1_gamma=(channels,), norm1_beta=(channels,))
-        for name, shape in shapes.items():
+        self.tokens = self.fitted_window[0] * self.fitted_window[1]
+        self.windows = self.padded_grid[0] * self.padded_grid[1] // self.tokens
+        mlp = {"fc1": (channels, self.hidden_dim), "fc1_bias": (self.hidden_dim,), "fc2": (self.hidden_dim, channels), "fc2_bias": (channels,)}
+        for name, shape in {**self._weight_shapes(channels), **mlp}.items():
             setattr(self, name, self.add_weight(name=name, shape=shape))
 
+    def _place(self):
+        """Says how large the grid is with padding, where in it the tokens stand, and how far it rolls."""
+        self.padded_grid, self.origin, self.roll = padded_grid(self.grid, self.fitted_window), (0, 0), self.fitted_shift
+
     def call(self, x):
-        _, height, width, channels = x.shape
-        down, across = self.fitted_shift
-        y = standardize(x, self.epsilon)
+        return ops.reshape(self._block(ops.reshape(x, (-1, x.shape[-1]))), x.shape)
+
+    def _mlp(self, x):
+        return ops.matmul(ops.gelu(ops.matmul(x, self.fc1) + self.fc1_bias, approximate=False), self.fc2) + self.fc2_bias
+
+    def _to_windows(self, x):
+        """Cuts `(height * width, channels)` into (shifted) windows, `(windows * tokens, channels)`."""
+        channels = x.shape[-1]
+        (height, width), (top, left), (down, across) = self.padded_grid, self.origin, self.roll
         if self.padded:
-            y = pad_to_multiple(y * self.norm1_gamma + self.norm1_beta, self.fitted_window)
-        y = _roll(_roll(y, down, axis=1), across, axis=2)
-        y = window_partition(y, self.fitted_window)
-        y = self._attend(y)
-        y = window_reverse(y, self.fitted_window, self.padded_grid)
-        y = _roll(_roll(y, -across, axis=2), -down, axis=1)
-        x = x + (ops.slice(y, (0, 0, 0, 0), x.shape) if self.padded else y)
+            padding = (top, height - self.grid[0] - top), (left, width - self.grid[1] - left)
+            x = ops.pad(ops.reshape(x, (1, *self.grid, channels)), ((0, 0), *padding, (0, 0)))
+        if down or across:
+            # As rows of pixels and channels: both axes then roll without a reshape between them.
+            x = _roll(_roll(ops.reshape(x, (height, width * channels)), down, axis=0), across * channels, axis=1)
+        return _partition(x, self.padded_grid, self.fitted_window)
 
-        y = ops.reshape(standardize(x, self.epsilon), (height * width, channels))
-        y = ops.gelu(ops.matmul(y, self.fc1) + self.fc1_bias, approximate=False)
-        y = ops.matmul(y, self.fc2) + self.fc2_bias
-        return x + ops.reshape(y, (1, height, width, channels))
-
-    def _attend(self, x):
-        windows, tokens, channels = x.shape
-        x = ops.reshape(x, (windows * tokens, channels))
-        heads = (windows, tokens, self.num_heads, channels // self.num_heads)
-        query = ops.transpose(ops.reshape(ops.matmul(x, self.query) + self.query_bias, heads), (0, 2, 1, 3))
-        key = ops.transpose(ops.reshape(ops.matmul(x, self.key), heads), (0, 2, 3, 1))
-        value = ops.transpose(ops.reshape(ops.matmul(x, self.value), heads), (0, 2, 1, 3))
-        attention = ops.softmax(ops.matmul(query, key) + self.bias_and_mask, axis=-1)
-        x = ops.transpose(ops.matmul(attention, value), (0, 2, 1, 3))
-        x = ops.matmul(ops.reshape(x, (windows * tokens, channels)), self.projection) + self.projection_bias
-        return ops.reshape(x, (windows, tokens, channels))
+    def _from_windows(self, x):
+        """The inverse of `_to_windows`."""
+        channels = x.shape[-1]
+        (height, width), (top, left), (down, across) = self.padded_grid, self.origin, self.roll
+        window_height, window_width = self.fitted_window
+        x = ops.reshape(x, (height // window_height, width // window_width, window_height, window_width * channels))
+        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (height, width * channels))
+        if down or across:
+            x = _roll(_roll(x, -across * channels, axis=1), -down, axis=0)
+        if self.padded:
+            x = ops.slice(ops.reshape(x, (1, height, width, channels)), (0, top, left, 0), (1, *self.grid, channels))
+        return ops.reshape(x, (-1, channels))
 
     def get_config(self):
         return {
@@ -226,3 +234,103 @@ class DeploySwinBlock(keras.layers.Layer):
             "hidden_dim": self.hidden_dim,
             "epsilon": self.epsilon,
         }
+
+
+class _DeployAttentionBlock(_DeployBlock):
+    """What V1 and V2 share: bias and mask one constant, the softmax scale and the value's bias folded away."""
+
+    def _weight_shapes(self, channels):
+        return {
+            "qkv": (channels, 3 * channels),
+            "qkv_bias": (3 * channels,),
+            "bias_and_mask": (self.windows if any(self.fitted_shift) else 1, self.num_heads, self.tokens, self.tokens),
+            "projection": (channels, channels),
+            "projection_bias": (channels,),
+        }
+
+    def _attend(self, x):
+        """Attention in windows, `(windows * tokens, channels)`."""
+        channels = x.shape[-1]
+        heads = (self.windows, self.tokens, 3 * self.num_heads, channels // self.num_heads)
+        x = ops.transpose(ops.reshape(ops.matmul(x, self.qkv) + self.qkv_bias, heads), (0, 2, 1, 3))
+        query, key, value = ops.split(x, 3, axis=1)  # each (windows, heads, tokens, channels of a head)
+        attention = ops.softmax(self._similarity(query, key) + self.bias_and_mask, axis=-1)
+        x = ops.transpose(ops.matmul(attention, value), (0, 2, 1, 3))
+        return ops.matmul(ops.reshape(x, (-1, channels)), self.projection) + self.projection_bias
+
+
+@keras.saving.register_keras_serializable(package="swin_keras")
+class DeploySwinBlock(_DeployAttentionBlock):
+    """`SwinBlock`: norms without scale and shift, which the products hold that follow.
+
+    Where windows do not divide the grid, padding stands between the first norm and the products, and keeps them apart.
+    """
+
+    def _weight_shapes(self, channels):
+        norm = {"norm1_gamma": (channels,), "norm1_beta": (channels,)} if self.padded else {}
+        return {**super()._weight_shapes(channels), **norm}
+
+    def _block(self, x):
+        y = standardize(x, self.epsilon)
+        if self.padded:
+            y = y * self.norm1_gamma + self.norm1_beta
+        x = x + self._from_windows(self._attend(self._to_windows(y)))
+        return x + self._mlp(standardize(x, self.epsilon))
+
+    def _similarity(self, query, key):
+        return ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
+
+
+@keras.saving.register_keras_serializable(package="swin_keras")
+class DeploySwinBlockV2(_DeployAttentionBlock):
+    """`SwinBlockV2`: what the norms read comes centred out of the products before them; cosines with their scale in the query."""
+
+    def _weight_shapes(self, channels):
+        norms = {f"norm{number}_{name}": (channels,) for number in (1, 2) for name in ("gamma", "beta")}
+        return {**super()._weight_shapes(channels), "scale": (1, self.num_heads, 1, 1), **norms}
+
+    def _block(self, x):
+        y = standardize(self._attend(self._to_windows(x)), self.epsilon, centred=True)
+        x = x + self._from_windows(y * self.norm1_gamma + self.norm1_beta)
+        return x + standardize(self._mlp(x), self.epsilon, centred=True) * self.norm2_gamma + self.norm2_beta
+
+    def _similarity(self, query, key):
+        # Of lengths the root of a head's width, which the scale makes good.
+        query, key = query * (_inverse_length(query) * self.scale), key * _inverse_length(key)
+        return ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
+
+
+def _inverse_length(x):
+    # The keys of padding are zero, and stay so.
+    return ops.rsqrt(ops.mean(x * x, axis=-1, keepdims=True) + _SHORTEST)
+
+
+@keras.saving.register_keras_serializable(package="swin_keras")
+class DeploySwinMLPBlock(_DeployBlock):
+    """`SwinMLPBlock`: one matrix for each head over the tokens of a window. Windows shift by padding on both sides."""
+
+    def _place(self):
+        self.origin = tuple(window - shift if shift else 0 for window, shift in zip(self.fitted_window, self.fitted_shift, strict=True))
+        sides = zip(self.grid, self.fitted_window, self.fitted_shift, strict=True)
+        self.padded_grid = padded_grid([side + (window if shift else 0) for side, window, shift in sides], self.fitted_window)
+        self.roll = (0, 0)
+
+    def _weight_shapes(self, channels):
+        return {
+            "spatial": (self.num_heads, self.tokens, self.tokens),
+            "spatial_bias": (self.num_heads, 1, self.tokens),
+            "norm1_gamma": (channels,),
+            "norm1_beta": (channels,),
+        }
+
+    def _block(self, x):
+        y = standardize(x, self.epsilon) * self.norm1_gamma + self.norm1_beta
+        x = x + self._from_windows(self._mix(self._to_windows(y)))
+        return x + self._mlp(standardize(x, self.epsilon))
+
+    def _mix(self, x):
+        channels, width = x.shape[-1], x.shape[-1] // self.num_heads
+        x = ops.transpose(ops.reshape(x, (self.windows, self.tokens, self.num_heads, width)), (2, 0, 3, 1))
+        x = ops.matmul(ops.reshape(x, (self.num_heads, -1, self.tokens)), self.spatial) + self.spatial_bias
+        x = ops.transpose(ops.reshape(x, (self.num_heads, self.windows, width, self.tokens)), (1, 3, 0, 2))
+        return ops.reshape(x, (-1, channels))

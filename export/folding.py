@@ -20,16 +20,9 @@ def fold_norm(gamma, beta, kernel, bias):
     return gamma[:, None] * kernel, beta @ kernel + bias
 
 
-def fold_qkv(kernel, bias, num_heads):
-    """Takes query, key and value apart, with the softmax scale in the query.
-
-    Returns:
-        Three pairs of kernel `(channels, channels)` and bias `(channels,)`.
-    """
-    channels = kernel.shape[0]
-    scale = (channels // num_heads) ** -0.5
-    kernels, biases = np.split(kernel, 3, axis=1), np.split(bias, 3)
-    return (kernels[0] * scale, biases[0] * scale), (kernels[1], biases[1]), (kernels[2], biases[2])
+def centre(kernel, bias):
+    """Takes the mean over the outputs out of a dense layer: where a normalization follows, nothing changes."""
+    return kernel - kernel.mean(axis=-1, keepdims=True), bias - bias.mean()
 
 
 def fold_bias_and_mask(table, window_size, grid, shift_size):
@@ -47,7 +40,7 @@ def fold_bias_and_mask(table, window_size, grid, shift_size):
     return bias if mask is None else bias + mask[:, None]
 
 
-def fold_block(weights, grid, window_size, shift_size, num_heads, padded):
+def fold_block(weights, table, block):
     """Folds the weights of a `SwinBlock`.
 
     Two biases vanish: that of the key adds the same number to a query's logits for every key, which softmax ignores;
@@ -55,50 +48,113 @@ def fold_block(weights, grid, window_size, shift_size, num_heads, padded):
 
     Args:
         weights: Dictionary from paths within the block (`"attn/qkv/kernel"`) to arrays.
-        grid, window_size, shift_size: Pairs of integers; the window divides the grid.
-        num_heads: Integer.
-        padded: Boolean. Whether the grid is a padded one, whose zeros come behind the first norm.
+        table: Array of position biases, `None` without.
+        block: `DeploySwinBlock`, built.
 
     Returns:
-        Dictionary from weight names of `DeploySwinBlock` to arrays.
+        Dictionary from weight names of `block` to arrays.
     """
     kernel, gamma, beta = weights["attn/qkv/kernel"], weights["norm1/gamma"], weights["norm1/beta"]
     bias = weights.get("attn/qkv/bias", np.zeros(kernel.shape[1], "float32"))
-    if not padded:
+    if not block.padded:
         kernel, bias = fold_norm(gamma, beta, kernel, bias)
-    (query, query_bias), (key, _), (value, value_bias) = fold_qkv(kernel, bias, num_heads)
+    query_bias, _, value_bias = np.split(bias, 3)
+    channels = len(kernel)
+    scale = np.repeat(np.array([(channels // block.num_heads) ** -0.5, 1, 1], "float32"), channels)
     projection, projection_bias = weights["attn/proj/kernel"], weights["attn/proj/bias"]
-    offsets = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
-    table = weights.get("attn/relative_position_bias_table", np.zeros((offsets, num_heads), "float32"))
+    projection_bias = value_bias @ projection + projection_bias
     fc1, fc1_bias = fold_norm(weights["norm2/gamma"], weights["norm2/beta"], weights["mlp/fc1/kernel"], weights["mlp/fc1/bias"])
     return {
-        "query": query,
-        "query_bias": query_bias,
-        "key": key,
-        "value": value,
-        "bias_and_mask": fold_bias_and_mask(table, window_size, grid, shift_size),
+        "qkv": kernel * scale,
+        "qkv_bias": np.concatenate([query_bias * scale[0], np.zeros(2 * channels, "float32")]),
+        "bias_and_mask": _bias_and_mask(table, block),
         "projection": projection,
-        "projection_bias": value_bias @ projection + projection_bias,
+        "projection_bias": projection_bias,
         "fc1": fc1,
         "fc1_bias": fc1_bias,
         "fc2": weights["mlp/fc2/kernel"],
         "fc2_bias": weights["mlp/fc2/bias"],
-        **({"norm1_gamma": gamma, "norm1_beta": beta} if padded else {}),
+        "norm1_gamma": gamma,
+        "norm1_beta": beta,
     }
 
 
-def fold_merging(weights):
-    """Folds the weights of a `PatchMerging`, and puts its rows in the order in which a reshape lays out a 2x2 group.
+def fold_block_v2(weights, table, block):
+    """Folds the weights of a `SwinBlockV2`, as `fold_block` does. Its position bias network is in the table."""
+    kernel = weights["attn/qkv/kernel"]
+    channels, width = len(kernel), len(kernel) // block.num_heads
+    zeros = np.zeros(channels, "float32")
+    projection, projection_bias = weights["attn/proj/kernel"], weights["attn/proj/bias"]
+    projection, projection_bias = centre(projection, weights.get("attn/v_bias", zeros) @ projection + projection_bias)
+    fc2, fc2_bias = centre(weights["mlp/fc2/kernel"], weights["mlp/fc2/bias"])
+    return {
+        "qkv": kernel,
+        "qkv_bias": np.concatenate([weights.get("attn/q_bias", zeros), zeros, zeros]),
+        "scale": np.exp(np.minimum(weights["attn/logit_scale"], np.log(100.0)))[None] / width,
+        "bias_and_mask": _bias_and_mask(table, block),
+        "projection": projection,
+        "projection_bias": projection_bias,
+        "fc1": weights["mlp/fc1/kernel"],
+        "fc1_bias": weights["mlp/fc1/bias"],
+        "fc2": fc2,
+        "fc2_bias": fc2_bias,
+        **{f"norm{number}_{name}": weights[f"norm{number}/{name}"] for number in (1, 2) for name in ("gamma", "beta")},
+    }
+
+
+def fold_mlp_block(weights):
+    """Folds the weights of a `SwinMLPBlock`: the second norm's."""
+    fc1, fc1_bias = fold_norm(weights["norm2/gamma"], weights["norm2/beta"], weights["mlp/fc1/kernel"], weights["mlp/fc1/bias"])
+    return {
+        "spatial": weights["spatial_mlp/kernel"],
+        "spatial_bias": weights["spatial_mlp/bias"][:, None],
+        "norm1_gamma": weights["norm1/gamma"],
+        "norm1_beta": weights["norm1/beta"],
+        "fc1": fc1,
+        "fc1_bias": fc1_bias,
+        "fc2": weights["mlp/fc2/kernel"],
+        "fc2_bias": weights["mlp/fc2/bias"],
+    }
+
+
+def _bias_and_mask(table, block):
+    if table is None:
+        offsets = (2 * block.fitted_window[0] - 1) * (2 * block.fitted_window[1] - 1)
+        table = np.zeros((offsets, block.num_heads), "float32")
+    return fold_bias_and_mask(table, block.fitted_window, block.padded_grid, block.fitted_shift)
+
+
+def fold_embedding(weights):
+    """Folds the weights of a `PatchEmbedding`.
+
+    Args:
+        weights: Dictionary with `"proj/kernel"`, `"proj/bias"` and, with a norm, `"norm/gamma"` and `"norm/beta"`.
+
+    Returns:
+        Dictionary from weight names of `DeployPatchEmbedding` to arrays.
+    """
+    kernel, bias = weights["proj/kernel"], weights["proj/bias"]
+    if "norm/gamma" not in weights:
+        return {"kernel": kernel, "bias": bias}
+    kernel, bias = centre(kernel, bias)
+    return {"kernel": kernel, "bias": bias, "gamma": weights["norm/gamma"], "beta": weights["norm/beta"]}
+
+
+def fold_merging(weights, post_norm):
+    """Folds the weights of a `PatchMerging` or `PatchMergingV2`, and puts its rows in the order in which a reshape lays out a 2x2 group.
 
     The released weights go down, then across; a reshape goes across, then down: the two middle quarters change places.
 
     Args:
         weights: Dictionary with `"norm/gamma"`, `"norm/beta"`, `"reduction/kernel"`.
+        post_norm: Boolean. Whether it is a `PatchMergingV2`.
 
     Returns:
         Dictionary from weight names of `DeployPatchMerging` to arrays.
     """
-    kernel = weights["reduction/kernel"]
-    kernel, bias = fold_norm(weights["norm/gamma"], weights["norm/beta"], kernel, np.zeros(kernel.shape[1], "float32"))
+    kernel, gamma, beta = weights["reduction/kernel"], weights["norm/gamma"], weights["norm/beta"]
+    bias = np.zeros(kernel.shape[1], "float32")
+    kernel, bias = centre(kernel, bias) if post_norm else fold_norm(gamma, beta, kernel, bias)
     quarters = np.split(kernel, 4, axis=0)
-    return {"reduction": np.concatenate([quarters[i] for i in (0, 2, 1, 3)]), "reduction_bias": bias}
+    kernel = np.concatenate([quarters[i] for i in (0, 2, 1, 3)])
+    return {"reduction": kernel, "reduction_bias": bias, "gamma": gamma, "beta": beta}

@@ -11,7 +11,7 @@ from swin_keras.layers.windows import to_pair
 class BaseWindowAttention(keras.layers.Layer):
     """What V1 and V2 attention share: heads, bias and mask, softmax, projection.
 
-    A subclass gives `_build_attention(x_shape)`, `_qkv(x)`, `_similarity(q, k)` and `_position_bias_table()`.
+    A subclass gives `_build_attention(x_shape)`, `_qkv(x)`, `_similarity(q, k)` and `position_bias_table()`.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class BaseWindowAttention(keras.layers.Layer):
     def _add_bias_and_mask(self, logits, attention_mask):
         bias = None
         if self.relative_position_bias:
-            bias = ops.take(self._position_bias_table(), self.relative_position_index.reshape(-1), axis=0)
+            bias = ops.take(self.position_bias_table(), self.relative_position_index.reshape(-1), axis=0)
             bias = ops.transpose(ops.reshape(bias, (self.tokens, self.tokens, self.num_heads)), (2, 0, 1))
         if attention_mask is None:
             return logits if bias is None else logits + bias

@@ -57,5 +57,5 @@ class WindowAttention(BaseWindowAttention):
         logits = ops.matmul(q * q.shape[-1] ** -0.5, ops.transpose(k, (0, 1, 3, 2)))
         return ops.cast(logits, self.softmax_dtype)
 
-    def _position_bias_table(self):
+    def position_bias_table(self):
         return ops.cast(self.relative_position_bias_table, self.softmax_dtype)

@@ -81,7 +81,7 @@ class WindowAttentionV2(BaseWindowAttention):
         scale = ops.where(square > _SHORTEST**2, ops.rsqrt(ops.maximum(square, _SHORTEST**2)), 0.0)
         return x * scale
 
-    def _position_bias_table(self):
+    def position_bias_table(self):
         return 16 * ops.sigmoid(self.cpb_mlp_2(self.cpb_mlp_0(self.relative_coordinates)))
 
     def get_config(self):

@@ -52,6 +52,39 @@ def test_deploy_graph_equals_the_trained_model(overrides, rng):
     assert_deploys_equal(nano(**overrides), rng)
 
 
+@pytest.mark.parametrize("name", ["swinv2_tiny_patch4_window8_256", "swin_mlp_tiny_c24_patch4_window8_256"], ids=["V2", "MLP"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"window_size": 3},
+        {"input_shape": (33, 47, 3), "window_size": (3, 5)},
+        {"input_shape": (33, 47, 3), "window_size": (5, 3), "window_fit": "pad"},
+        {"patch_norm": False, "absolute_position_embedding": True, "shifted_windows": False},
+    ],
+    ids=str,
+)
+def test_deploy_graph_of_other_families_equals_the_trained_model(name, overrides, rng):
+    assert_deploys_equal(randomize(swin_keras.create_model(name, **{**SMALL, "depths": (2, 2), "num_classes": 7, **overrides})), rng)
+
+
+@pytest.mark.parametrize("overrides", [{"qkv_bias": False}, {"relative_position_bias": False}, {"pretrained_window_sizes": (2, 3)}], ids=str)
+def test_deploy_graph_of_v2_equals_the_trained_model(overrides, rng):
+    model = randomize(swin_keras.create_model("swinv2_tiny_patch4_window8_256", **{**SMALL, "depths": (2, 2), **overrides}))
+    for block, scale in [("layers_0_blocks_0", 9.0), ("layers_1_blocks_1", 0.5)]:  # above the limit of log(100), and below
+        scales = model.get_layer(block).attn.logit_scale
+        scales.assign(np.full(scales.shape, scale))
+    deploy = assert_deploys_equal(model, rng)
+    assert not any("cpb" in weight.path or "logit_scale" in weight.path for weight in deploy.weights)
+
+
+def test_a_zero_picture_without_biases_stays_finite_in_v2():
+    model = randomize(swin_keras.create_model("swinv2_tiny_patch4_window8_256", **SMALL, qkv_bias=False, patch_norm=False))
+    model.get_layer("patch_embed").proj.bias.assign(np.zeros(12))
+    picture = np.zeros((1, 32, 48, 3), "float32")
+    np.testing.assert_allclose(to_deploy(model)(picture), model(picture), rtol=0, atol=1e-5)
+
+
 def test_deploy_graph_of_a_model_of_unknown_size_equals_it_at_a_given_one(rng):
     model = nano(input_shape=(None, None, 3), window_size=(3, 5))
     deploy = to_deploy(model, input_shape=(33, 47, 3))
@@ -180,11 +213,13 @@ def test_to_deploy_refuses_unknown_sizes():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: swin_keras.create_model("swinv2_tiny_patch4_window8_256", **SMALL), "'layers_0_blocks_0', a `SwinBlockV2`. Build"),
-        (lambda: swin_keras.create_model("swin_mlp_tiny_c24_patch4_window8_256", **SMALL), "'layers_0_blocks_0', a `SwinMLPBlock`"),
         (lambda: swin_keras.create_backbone(NANO, return_attention=True, **SMALL), "a `SwinBlock` with return_attention"),
+        (
+            lambda: swin_keras.create_backbone("swinv2_tiny_patch4_window8_256", return_attention=True, **SMALL),
+            "'layers_0_blocks_0', a `SwinBlockV2` with return_attention. Build",
+        ),
     ],
-    ids=["V2", "MLP", "attention maps"],
+    ids=["V1", "V2"],
 )
 def test_to_deploy_refuses_by_name_what_it_does_not_fold(model, message):
     with pytest.raises(ValueError, match=message):

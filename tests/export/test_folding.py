@@ -9,13 +9,11 @@ def test_fold_norm_moves_scale_and_shift_into_the_dense_layer(rng):
     np.testing.assert_allclose(x @ folded_kernel + folded_bias, (x * gamma + beta) @ kernel + bias)
 
 
-def test_fold_qkv_scales_the_query_only(rng):
-    kernel, bias, x = rng.standard_normal((6, 18)), rng.standard_normal(18), rng.standard_normal((5, 6))
-    expected = np.split(x @ kernel + bias, 3, axis=1)
-    (q, qb), (k, kb), (v, vb) = folding.fold_qkv(kernel, bias, num_heads=2)
-    np.testing.assert_allclose(x @ q + qb, expected[0] / np.sqrt(3))
-    np.testing.assert_allclose(x @ k + kb, expected[1])
-    np.testing.assert_allclose(x @ v + vb, expected[2])
+def test_centre_takes_the_mean_over_the_channels_away(rng):
+    x, kernel, bias = rng.standard_normal((5, 7)), rng.standard_normal((7, 3)), rng.standard_normal(3)
+    expected = x @ kernel + bias
+    centred_kernel, centred_bias = folding.centre(kernel, bias)
+    np.testing.assert_allclose(x @ centred_kernel + centred_bias, expected - expected.mean(-1, keepdims=True), atol=1e-12)
 
 
 def test_bias_and_mask_depend_on_the_offset_and_the_regions(rng):
@@ -34,7 +32,7 @@ def test_bias_and_mask_depend_on_the_offset_and_the_regions(rng):
 def test_fold_merging_reorders_rows_from_down_across_to_across_down(rng):
     x = rng.standard_normal((4, 6, 5))
     kernel = rng.standard_normal((20, 10))
-    folded = folding.fold_merging({"norm/gamma": np.ones(20), "norm/beta": np.zeros(20), "reduction/kernel": kernel})
+    folded = folding.fold_merging({"norm/gamma": np.ones(20), "norm/beta": np.zeros(20), "reduction/kernel": kernel}, post_norm=False)
     official = np.concatenate([x[0::2, 0::2], x[1::2, 0::2], x[0::2, 1::2], x[1::2, 1::2]], -1) @ kernel
     groups = x.reshape(2, 2, 3, 2, 5).transpose(0, 2, 1, 3, 4).reshape(2, 3, 20)
     np.testing.assert_allclose(groups @ folded["reduction"] + folded["reduction_bias"], official)

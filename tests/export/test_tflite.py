@@ -17,16 +17,25 @@ MODELS = {
     "nano": ("swin_nano_patch4_window4_32", {}),
     "nano, padded everywhere": ("swin_nano_patch4_window4_32", {"input_shape": (33, 47, 3), "window_size": (3, 5), "window_fit": "pad"}),
     "tiny": ("swin_tiny_patch4_window7_224", {}),
+    "small V2": ("swinv2_tiny_patch4_window8_256", {"input_shape": (64, 96, 3), "depths": (2, 2), "num_heads": (3, 6)}),
+    "small V2, padded everywhere": (
+        "swinv2_tiny_patch4_window8_256",
+        {"input_shape": (33, 47, 3), "depths": (2, 2), "num_heads": (3, 6), "window_size": (3, 5), "window_fit": "pad"},
+    ),
+    "small MLP": ("swin_mlp_tiny_c24_patch4_window8_256", {"input_shape": (40, 64, 3), "depths": (2, 1), "num_heads": (4, 8), "window_size": 4}),
 }
+# The best public conversion of the same model has 836.
+MOST_NODES = {"tiny": 542}
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def exported(request):
+    """A model, its file, the seconds that took, and the model's name here."""
     name, overrides = MODELS[request.param]
     model = randomize(swin_keras.create_model(name, **overrides), scale=0.05)
     started = time.process_time()  # the machine may be busy with other tests
     content = tflite.convert(to_deploy(model), ["logits"])
-    return model, content, time.process_time() - started
+    return model, content, time.process_time() - started, request.param
 
 
 def test_export_takes_less_than_a_minute(exported):
@@ -34,7 +43,7 @@ def test_export_takes_less_than_a_minute(exported):
 
 
 def test_float32_file_equals_keras(exported, rng):
-    model, content, _ = exported
+    model, content, *_ = exported
     run = TFLiteModel(content)
     for picture in rng.standard_normal((3, 1, *model.input_shape[1:])).astype("float32"):
         expected = model(picture).numpy()
@@ -50,6 +59,10 @@ def test_no_operator_that_accelerators_refuse_and_no_tensor_above_rank_4(exporte
     assert all(name == name.upper() and "FLEX" not in name for name in operators)
 
 
+def test_operators_are_few(exported):
+    assert sum(tflite.count_operators(exported[1])[0].values()) <= MOST_NODES.get(exported[3], 300)
+
+
 def test_xnnpack_runs_every_node_in_one_partition(exported):
     coverage = tflite.delegate_coverage(exported[1])
     assert coverage["partitions"] == 1
@@ -60,7 +73,7 @@ def test_xnnpack_runs_every_node_in_one_partition(exported):
 def test_input_and_output_are_float32_batch_1_and_named(exported):
     from ai_edge_litert.interpreter import Interpreter
 
-    model, content, _ = exported
+    model, content, *_ = exported
     interpreter = Interpreter(model_content=content)
     assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": ["logits"]}}
     (image,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -72,7 +85,7 @@ def test_input_and_output_are_float32_batch_1_and_named(exported):
 def test_bias_and_mask_are_constants_of_the_file(exported):
     from ai_edge_litert import schema_py_generated as schema
 
-    model, content, _ = exported
+    model, content, *_ = exported
     file = schema.Model.GetRootAs(content)
     graph = file.Subgraphs(0)
     constants = [
