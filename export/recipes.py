@@ -3,6 +3,9 @@
 import contextlib
 import dataclasses
 import io
+import warnings
+
+from swin_keras.export import tflite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +17,15 @@ class Recipe:
         min_snr_db: Float. A file whose outputs are further from Keras does not ship. `None` for float32, which is held
             to the largest difference instead.
         quantization: Function that returns a litert-quantizer recipe, or `None`.
+        calibrated: Boolean. Whether the ranges of activations are fixed, from pictures.
+        integer_logits: Boolean. Whether attention logits become integers, with the mask among them.
     """
 
     summary: str
     min_snr_db: float | None
     quantization: object
+    calibrated: bool = False
+    integer_logits: bool = False
 
 
 def _float16():
@@ -38,19 +45,55 @@ def _dynamic_int8():
     return recipe.dynamic_wi8_afp32()
 
 
+def _integers(activation_bits, symmetric):
+    from litert_quantizer import qtyping
+
+    weights = qtyping.TensorQuantizationConfig(num_bits=8, symmetric=True, granularity=qtyping.QuantGranularity.CHANNELWISE)
+    activations = qtyping.TensorQuantizationConfig(num_bits=activation_bits, symmetric=symmetric)
+    return qtyping.OpQuantizationConfig(activations, weights, compute_precision=qtyping.ComputePrecision.INTEGER)
+
+
+def _hybrid_int8():
+    from litert_quantizer import qtyping, recipe_manager
+
+    manager = recipe_manager.RecipeManager()
+    manager.add_quantization_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, _integers(8, symmetric=False))
+    # XNNPACK multiplies by another activation only where its zero is 0.
+    manager.add_quantization_config(".*", qtyping.TFLOperationName.BATCH_MATMUL, _integers(8, symmetric=True))
+    return manager.get_quantization_recipe()
+
+
+def _all_integers(activation_bits):
+    from litert_quantizer import algorithm_manager, qtyping, recipe_manager
+
+    operations = qtyping.TFLOperationName
+    manager = recipe_manager.RecipeManager()
+    manager.add_quantization_config(".*", operations.ALL_SUPPORTED, _integers(activation_bits, symmetric=activation_bits == 16))
+    manager.add_quantization_config(".*", operations.BATCH_MATMUL, _integers(activation_bits, symmetric=True))
+    for side in (operations.INPUT, operations.OUTPUT):  # stay float32, which every runtime takes
+        manager.add_quantization_config(".*", side, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
+    return manager.get_quantization_recipe()
+
+
 RECIPES = {
     "float32": Recipe("float32 weights and arithmetic: the reference", None, None),
     "float16": Recipe("float16 weights, half the size; arithmetic as the device does it", 40.0, _float16),
     "dynamic_int8": Recipe("int8 weights per channel, a quarter of the size; activations quantized while running", 25.0, _dynamic_int8),
+    "hybrid_int8": Recipe("int8 matrix products; norms, softmax, GELU and residual sums in float32", 25.0, _hybrid_int8, calibrated=True),
+    "full_int8": Recipe("int8 throughout, for accelerators without floats", 15.0, lambda: _all_integers(8), calibrated=True, integer_logits=True),
+    "int16x8": Recipe(
+        "int16 activations and int8 weights, for accelerators without floats", 25.0, lambda: _all_integers(16), calibrated=True, integer_logits=True
+    ),
 }
 
 
-def quantize(float32_model, recipe):
+def quantize(float32_model, recipe, pictures=None):
     """Makes a recipe's file from the float32 one.
 
     Args:
-        float32_model: Bytes of a .tflite file.
+        float32_model: Bytes of a .tflite file with one input.
         recipe: Key of `RECIPES`.
+        pictures: Normalized float32 array `(n, height, width, channels)`, on which a calibrated recipe finds the ranges.
 
     Returns:
         Bytes of a .tflite file with float32 input and output.
@@ -60,7 +103,38 @@ def quantize(float32_model, recipe):
         return float32_model
     from litert_quantizer.quantizer import Quantizer
 
-    # It prints statistics and progress bars of its own.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        result = Quantizer(float32_model, quantization()).quantize()
-    return bytes(result.quantized_model)
+    quantizer = Quantizer(tflite.clip_masks(float32_model) if RECIPES[recipe].integer_logits else float32_model, quantization())
+    ranges = find_ranges(quantizer, pictures) if RECIPES[recipe].calibrated else None
+    with _silence():
+        return bytes(quantizer.quantize(ranges).quantized_model)
+
+
+@contextlib.contextmanager
+def _silence():
+    """Keeps the quantizer's own statistics, progress bars and warnings back."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def find_ranges(quantizer, pictures):
+    """Finds the smallest and largest value of each tensor over all pictures.
+
+    The quantizer's own calibration of several pictures is a moving average that begins at the first.
+
+    Args:
+        quantizer: `litert_quantizer.quantizer.Quantizer`.
+        pictures: Array `(n, height, width, channels)`.
+
+    Returns:
+        A dictionary from names of tensors to `{"min": array, "max": array}`.
+    """
+    from litert_quantizer.utils.qsv_utils import min_max_update
+
+    ranges = {}
+    with _silence():
+        for picture in pictures:
+            found = quantizer.calibrate({"serving_default": [{"image": picture[None]}]}, num_threads=1)
+            for tensor, limits in found.items():
+                ranges[tensor] = min_max_update(ranges.get(tensor), limits) if limits else limits
+    return ranges

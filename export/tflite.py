@@ -6,6 +6,7 @@ import warnings
 
 from swin_keras.edge_demo.classifier import quietly
 
+from swin_keras.layers.windows import MASKED_LOGIT
 from swin_keras.quiet import quiet_native
 
 
@@ -46,6 +47,37 @@ def convert(deploy, output_names):
         f"Expected a model of operations that are built into the device runtime. Received: {deploy.name!r}, which does not convert: "
         f"{str(failure)[:300]}. Replace the operation it names."
     ) from failure
+
+
+def clip_masks(model):
+    """Raises the masked entries of each bias-and-mask constant to 32 below its other ones.
+
+    At the official -100 they take most of the 256 steps that int8 has for the logits. 32 below, a probability is 1e-14 of the
+    others', and the float32 model computes the same.
+
+    Args:
+        model: Bytes of a float32 .tflite file.
+
+    Returns:
+        Bytes.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = bytearray(model)  # The arrays below are views of it.
+    file = schema.Model.GetRootAs(content)
+    graph = file.Subgraphs(0)
+    for i in range(graph.OperatorsLength()):
+        operator = graph.Operators(i)
+        if file.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() != schema.BuiltinOperator.ADD:
+            continue
+        for tensor in map(graph.Tensors, operator.InputsAsNumpy()):
+            buffer = file.Buffers(tensor.Buffer())
+            if tensor.ShapeLength() == 4 and buffer.DataLength() and tensor.Type() == schema.TensorType.FLOAT32:
+                values = buffer.DataAsNumpy().view("float32")
+                masked = values < MASKED_LOGIT / 2
+                if masked.any():
+                    values[masked] = values[~masked].min() - 32
+    return bytes(content)
 
 
 def count_operators(model):

@@ -10,6 +10,7 @@ from swin_keras.edge_demo import __main__ as edge_main
 from swin_keras.quiet import quiet_native
 
 _DATA = "digits: built in; folder:PATH: pictures in a sub-folder for each class; tfds:NAME: of tensorflow-datasets"
+_CALIBRATION_PICTURES = 128
 _WEIGHTS = "a checkpoint of any dialect, a Hugging Face folder, or hf://owner/name"
 
 
@@ -115,6 +116,8 @@ def _parser():
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the bundle")
     command.add_argument("--recipe", action="append", metavar="NAME", help="repeats (default: float32, float16, dynamic_int8)")
     command.add_argument("--labels", metavar="FILE", help="text file with a class name on each line")
+    command.add_argument("--calibration", metavar="SRC", help=f"training pictures for hybrid_int8, full_int8 and int16x8: {_DATA}")
+    command.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its sets")
     command.add_argument("--layout", default="portable", metavar="NAME", help="portable, the default: what every accelerator takes")
     command.add_argument("--json", action="store_true", help="print the report as one line of JSON")
 
@@ -256,11 +259,20 @@ def _export(arguments):
     if labels is not None:
         source.labels, source.labels_from = labels, arguments.labels
     log(f"labels: {source.labels_from}; preprocessing: {source.preprocessing_from}")
+    calibration = None
+    if arguments.calibration is not None:
+        from swin_keras.training import load_data
+
+        settings = {"preprocessing": source.preprocessing, "data_dir": arguments.data_dir, "log": log}
+        images = load_data(arguments.calibration, source.model.input_shape[1:], splits=("train",), **settings)
+        with images.reading():
+            calibration = images.sample("train", _CALIBRATION_PICTURES)
     result = export_bundle(
         source.model,
         arguments.out,
         recipes=arguments.recipe or ("float32", "float16", "dynamic_int8"),
         layout=arguments.layout,
+        calibration=calibration,
         labels=source.labels,
         preprocessing=source.preprocessing,
         weights=pathlib.Path(arguments.model).name,

@@ -48,6 +48,21 @@ def test_export_takes_labels_and_preprocessing_from_the_workdir(nano, tmp_path, 
     assert [file["recipe"] for file in description["files"]] == ["float32", "float16"]
 
 
+def test_export_calibrates_on_a_data_set(nano, tmp_path, capsys, refused):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in ("ant", "bee"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for index in range(5):
+            Image.fromarray(rng.integers(0, 256, (41, 37, 3), "uint8")).save(tmp_path / "pictures" / label / f"{index}.png")
+    arguments = ["export", str(nano), "--out", str(tmp_path / "bundle"), "--recipe", "hybrid_int8"]
+    assert "`calibration` must be pictures for hybrid_int8" in refused(*arguments)
+    assert main([*arguments, "--calibration", f"folder:{tmp_path / 'pictures'}"]) == 0
+    assert "fidelity" in (tmp_path / "bundle" / "report.json").read_text()
+    assert (tmp_path / "bundle" / "hybrid_int8.tflite").is_file() and "| hybrid_int8 |" in capsys.readouterr().out
+
+
 def test_export_labels_file_goes_before_the_workdir(nano, tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("Ameise\nBiene\nKätzchen\n", encoding="utf-8")
     arguments = ["export", nano, "--out", tmp_path / "bundle", "--recipe", "float32", "--labels", tmp_path / "labels.txt", "--json"]

@@ -62,6 +62,14 @@ class ImageData:
         pixels, classes = self.pixels(split)
         return self.normalize(pixels).numpy(), classes
 
+    def sample(self, split, count):
+        """Returns about so many pictures of a split, spread evenly over it, as the model takes them: float32 `(n, *crop, 3)`."""
+        pictures, classes = self.splits[split]
+        chosen = np.arange(0, len(classes), -(-len(classes) // count))
+        pictures = pictures[chosen] if isinstance(pictures, np.ndarray) else [pictures[row] for row in chosen]
+        # Not as training pictures, of which each class has some.
+        return dataclasses.replace(self, splits={"test": (pictures, classes[chosen])}).inputs("test")[0]
+
     def batches(self, split, size):
         """Returns a split in its order as a `tf.data.Dataset` of `inputs` and class indices, `size` of them at a time."""
         if not self.fits:

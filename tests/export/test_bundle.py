@@ -60,7 +60,7 @@ def test_model_json_describes_the_files(bundle):
     for file in description["files"]:
         content = (folder / file["file"]).read_bytes()
         assert file["bytes"] == len(content) and file["sha256"] == hashlib.sha256(content).hexdigest()
-    assert set(description["recommended"]) == {"cpu", "gpu", "npu"} and set(description["recommended"].values()) <= set(RECIPES)
+    assert description["recommended"] == {"cpu": "dynamic_int8", "gpu": "float16", "npu": "float16"}
     assert description["provenance"]["weights"] == "random"
     assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == description["labels"]
 
@@ -141,7 +141,7 @@ def test_a_file_that_differs_too_much_does_not_ship_and_the_folder_stays(model, 
     before = snapshot(tmp_path)
     broken = recipes.quantize
     other = bundles.tflite.convert(export.to_deploy(randomize(swin_keras.create_model(NANO, num_classes=7), seed=5)), ["logits"])
-    monkeypatch.setattr(bundles, "quantize", lambda content, name: other if name == recipe else broken(content, name))
+    monkeypatch.setattr(bundles, "quantize", lambda content, name, pictures: other if name == recipe else broken(content, name))
     with pytest.raises(export.VerificationError, match=rf"{recipe} (differs from Keras by|has an SNR of) -?\d"):
         export.export_bundle(model, tmp_path / "bundle")
     assert snapshot(tmp_path) == before
@@ -174,13 +174,20 @@ def test_a_recipe_that_loses_accuracy_does_not_ship(model, data, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"recipes": ["float32", "int4"]}, "`recipes` must be some of float32, float16, dynamic_int8. Received: int4"),
+        ({"recipes": ["float32", "int4"]}, "`recipes` must be some of float32, float16, dynamic_int8, .* Received: int4"),
         ({"recipes": []}, "`recipes` must be some of .*Received: none"),
         ({"labels": ["a", "b"]}, "each of the model's 7 classes. Received: 2 names"),
         ({"preprocessing": Preprocessing("exact", (64, 64), (64, 64))}, r"must crop to the model's input 32x32. Received: crop=\(64, 64\)"),
         ({"preprocessing": {"resize": 3}}, "must be a `swin_keras.preprocessing.Preprocessing`. Received: dict"),
         ({"calibration": [np.zeros((2, 16, 16, 3))]}, r"`calibration` must yield arrays \(n, 32, 32, 3\)"),
         ({"calibration": []}, "`calibration` must yield arrays .*Received: nothing"),
+        ({"calibration": "folder:flowers"}, r"`calibration` must yield arrays .*Received: 'folder:flowers'"),
+        ({"calibration": 5}, "`calibration` must yield arrays .*Received: 5"),
+        ({"calibration": [3.0]}, r"`calibration` must yield arrays .*Received: \[\(\)\]"),
+        ({"calibration": [None]}, "`calibration` must yield arrays"),
+        ({"calibration": [{"a": 1}]}, "`calibration` must yield arrays .*Received: something else"),
+        ({"calibration": [np.full((2, 32, 32, 3), np.nan)]}, "of finite numbers. Received: 6,144 that are not"),
+        ({"recipes": ["float32", "hybrid_int8", "int16x8"]}, "`calibration` must be pictures for hybrid_int8 and int16x8. Received: None"),
         ({"data": []}, "`data` must yield batches .*Received: nothing"),
     ],
 )
@@ -341,3 +348,90 @@ def test_an_operation_that_is_not_built_in_is_refused_with_its_name(tmp_path, ca
     with pytest.raises(ValueError, match=r"built into the device runtime.*Erfinv"):
         export.export_bundle(model, tmp_path / "bundle")
     assert "Erfinv" not in capfd.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def integers(model, tmp_path_factory):
+    """A bundle of the calibrated recipes, and the pictures."""
+    pictures = np.random.default_rng(2).standard_normal((9, 32, 32, 3)).astype("float32")
+    folder = tmp_path_factory.mktemp("integers") / "bundle"
+    return folder, export.export_bundle(model, folder, recipes=("float32", "hybrid_int8", "full_int8", "int16x8"), calibration=pictures), pictures
+
+
+def test_integer_files_take_and_give_float32_and_are_a_third_of_the_size(integers):
+    from ai_edge_litert.interpreter import Interpreter
+
+    folder, report, _ = integers
+    for recipe in ("hybrid_int8", "full_int8", "int16x8"):
+        interpreter = Interpreter(str(folder / f"{recipe}.tflite"))
+        details = interpreter.get_input_details() + interpreter.get_output_details()
+        assert [detail["dtype"] for detail in details] == [np.float32] * 2
+        assert report["recipes"][recipe]["bytes"] < 0.4 * report["recipes"]["float32"]["bytes"]
+
+
+def test_the_matrix_products_of_hybrid_int8_are_int8_and_the_rest_is_not(integers):
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    folder, report, _ = integers
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(str(folder / "hybrid_int8.tflite"), experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    types = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    moved = {"RESHAPE", "TRANSPOSE", "SPLIT", "SLICE", "CONCATENATION", "QUANTIZE", "DEQUANTIZE"}
+    for node in interpreter._get_ops_details():
+        expected = np.int8 if node["op_name"] in ("FULLY_CONNECTED", "BATCH_MATMUL") else np.float32
+        assert node["op_name"] in moved or types[int(node["outputs"][0])] == expected, node["op_name"]
+    coverage = report["recipes"]["hybrid_int8"]["delegate"]
+    assert (coverage["partitions"], coverage["left"]) == (1, {}) and coverage["delegated"] == coverage["nodes"]
+
+
+def test_ranges_are_the_true_minimum_and_maximum_over_all_pictures(integers):
+    from litert_quantizer.quantizer import Quantizer
+
+    folder, _, pictures = integers
+    quantizer = Quantizer((folder / "float32.tflite").read_bytes(), recipes.RECIPES["full_int8"].quantization())
+    ranges = recipes.find_ranges(quantizer, pictures)
+    image = next(limits for name, limits in ranges.items() if "image" in name)
+    np.testing.assert_allclose([image["min"].item(), image["max"].item()], [pictures.min(), pictures.max()])
+    backwards = recipes.find_ranges(quantizer, pictures[::-1])
+    for name, limits in ranges.items():
+        assert all(np.array_equal(limits[key], backwards[name][key]) for key in ("min", "max") if limits), name
+
+
+def test_integer_files_are_near_keras_and_int16_nearest(integers):
+    snr = {recipe: entry["fidelity"]["snr_db"] for recipe, entry in integers[1]["recipes"].items()}
+    assert snr["int16x8"] > snr["hybrid_int8"] > snr["full_int8"] > 15
+
+
+def test_each_recipe_is_in_each_order_of_recommendation():
+    assert all(set(order) == set(recipes.RECIPES) and len(order) == len(recipes.RECIPES) for order in bundles._BEST_FIRST.values())
+
+
+def test_two_exports_of_one_model_give_the_same_files(model, integers, tmp_path):
+    folder, _, pictures = integers
+    assert json.loads((folder / "model.json").read_text())["recommended"] == {"cpu": "hybrid_int8", "gpu": "float32", "npu": "float32"}
+    export.export_bundle(model, tmp_path / "again", recipes=("float32", "hybrid_int8", "full_int8", "int16x8"), calibration=pictures)
+    again = {name: content for name, content in snapshot(tmp_path / "again").items() if not name.startswith("report.")}
+    assert again == {name: content for name, content in snapshot(folder).items() if not name.startswith("report.")}
+
+
+def test_masks_are_clipped_where_logits_are_integers_and_only_there(integers, model):
+    from ai_edge_litert import schema_py_generated as schema
+
+    folder, _, pictures = integers
+    float32 = (folder / "float32.tflite").read_bytes()
+    clipped = bundles.tflite.clip_masks(float32)
+    np.testing.assert_allclose(TFLiteModel(clipped)(pictures[:1]), TFLiteModel(float32)(pictures[:1]), rtol=0, atol=1e-5)
+    assert bundles.tflite.clip_masks(clipped) == clipped != float32
+
+    def smallest(content):
+        file = schema.Model.GetRootAs(content)
+        tensors = [file.Subgraphs(0).Tensors(i) for i in range(file.Subgraphs(0).TensorsLength())]
+        found = [
+            file.Buffers(t.Buffer()).DataAsNumpy().view("float32") for t in tensors if t.ShapeLength() == 4 and file.Buffers(t.Buffer()).DataLength()
+        ]
+        return min(values.min() for values in found)
+
+    bias = export.to_deploy(model).get_layer("layers_0_blocks_1").bias_and_mask.numpy()
+    assert smallest(float32) < -99
+    assert smallest(clipped) == pytest.approx(bias[bias > -50].min() - 32)

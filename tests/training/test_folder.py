@@ -495,3 +495,13 @@ def test_simmim_skips_a_damaged_validation_picture(tmp_path):
     settings = {"task": "simmim", "mask_patch_size": 8, "jit_compile": False}
     training.train(f"folder:{data}", NANO, tmp_path / "run", epochs=1, batch_size=24, settings=settings, log=lambda line: None)
     assert (tmp_path / "run" / "final.keras").is_file()
+
+
+def test_a_sample_is_spread_over_the_training_pictures(tmp_path):
+    images, _ = load(fill(tmp_path, {"ant": 20, "bee": 21, "cow": 1}))
+    inputs, classes = images.inputs("train")
+    assert len(classes) == 26
+    np.testing.assert_array_equal(images.sample("train", 9), inputs[::3])
+    np.testing.assert_array_equal(images.sample("train", 500), inputs)
+    digits = training.load_data("digits", SHAPE)
+    assert len(digits.sample("train", 128)) == 120

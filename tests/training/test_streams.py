@@ -231,3 +231,8 @@ def test_a_damaged_file_of_many_pictures_is_refused_by_name(pets, tmp_path):
     images, _ = load("tfds:pets", data_dir=tmp_path / "sets")
     with pytest.raises(ValueError, match=r"Expected files of 'tfds:pets' that can be read. Received: .*Prepare the data set again"):
         images.inputs("validation")  # the last of the file
+
+
+def test_a_sample_of_a_stream_is_spread_over_it():
+    images, _ = load(as_dataset(random_pictures(40), [0, 1] * 20))
+    np.testing.assert_array_equal(images.sample("train", 7), images.inputs("train")[0][::4])
