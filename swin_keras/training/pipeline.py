@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from swin_keras.models import random_mask
 from swin_keras.training.augmentation import augment_picture, mix, random_affine, random_erase
-from swin_keras.training.data import take_rows
+from swin_keras.training.image_data import take_rows
 
 
 def training_batches(images, recipe, seed, steps, first_epoch=0, replicas=(0,), replica_count=1):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from swin_keras.edge_demo import open_picture
-from swin_keras.training.data import ImageData
+from swin_keras.training.image_data import ImageData
 
 # Pictures that are shuffled among each other; still encoded, some hundred kilobytes each.
 _SHUFFLED = 10_000
@@ -64,7 +64,10 @@ class StreamData(ImageData):
 
 
 def load_dataset(data, validation, labels, preprocessing, splits, log):
-    """Takes a `tf.data.Dataset` of pictures and class indices, as `load_data` says. It is gone through once, to count."""
+    """Takes a `tf.data.Dataset` of pictures and class indices, as `load_data` says.
+
+    It is gone through once, to count, and its beginning once more, for its order.
+    """
     names = None if labels is None else _class_names(labels)
     sets = {"train": _examples(data, "data")}
     if validation is None:
