@@ -72,7 +72,10 @@ def export_bundle(
     folder = pathlib.Path(folder).resolve()
     recipes = _check_recipes(recipes)
     if calibration is None and (lacking := [recipe for recipe in recipes if RECIPES[recipe].calibrated]):
-        raise ValueError(f"`calibration` must be pictures for {' and '.join(lacking)}. Received: None. Give a hundred like those to come.")
+        raise ValueError(
+            f"`calibration` must be pictures for {' and '.join(lacking)}. Received: None. Give some hundred like those to come; "
+            "on the command line, --calibration SRC."
+        )
     _check_folder(folder)
     _check_preprocessing(preprocessing)
     log("building the deploy graph")
@@ -243,9 +246,12 @@ def _fidelity_pictures(calibration, shape):
     if isinstance(calibration, (str, bytes)) or not hasattr(calibration, "__iter__"):
         raise ValueError(f"{expected}. Received: {calibration!r:.100}.")
     try:
-        batches = [np.asarray(batch, "float32") for batch in ([calibration] if isinstance(calibration, np.ndarray) else calibration)]
+        batches = [np.asarray(batch) for batch in ([calibration] if len(getattr(calibration, "shape", ())) == 4 else calibration)]
+        if batches and (kinds := {batch.dtype for batch in batches if batch.dtype.kind != "f" and batch.dtype.name != "bfloat16"}):
+            raise ValueError(f"{', '.join(sorted(map(str, kinds)))}; normalize them as the model's input")
+        batches = [batch.astype("float32") for batch in batches]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{expected}. Received: something else ({error}).") from error
+        raise ValueError(f"{expected} of normalized floats. Received: something else ({error}).") from error
     if not any(len(batch) if batch.ndim else 0 for batch in batches) or any(batch.shape[1:] != shape for batch in batches):
         received = sorted({batch.shape for batch in batches})
         raise ValueError(f"{expected}. Received: {received or 'nothing'}.")

@@ -155,7 +155,7 @@ def _heads_behind_norms(model):
 
 def _set_folded_weights(layer, twin, norm):
     """Gives `twin`, the deploy form of `layer`, its weights. `norm` is a normalization to fold into a dense layer."""
-    weights = {w.path.removeprefix(f"{layer.path}/"): w.numpy() for w in layer.weights}
+    weights = {w.path.removeprefix(f"{layer.path}/"): w.numpy().astype("float32") for w in layer.weights}
     if type(layer) in _BLOCKS:
         if twin.fitted_window != layer.fitted_window:
             raise ValueError(
@@ -175,7 +175,8 @@ def _set_folded_weights(layer, twin, norm):
     elif isinstance(twin, DeployLayerNormalization) and not twin.affine:
         weights = {}
     elif norm is not None:
-        kernel, bias = folding.fold_norm(norm.gamma.numpy(), norm.beta.numpy(), weights["kernel"], weights["bias"])
+        gamma, beta = (weight.numpy().astype("float32") for weight in (norm.gamma, norm.beta))
+        kernel, bias = folding.fold_norm(gamma, beta, weights["kernel"], weights["bias"])
         weights = {"kernel": kernel, "bias": bias}
     else:
         return twin.set_weights(layer.get_weights())

@@ -12,8 +12,8 @@ from keras import ops
 
 from swin_keras.layers.windows import fit_window, pad_to_multiple, padded_grid
 
-# Added to squared lengths, so that zero stays zero.
-_SHORTEST = 1e-24
+# Mean squares below count as this, so that the zero keys of padding stay zero, in half precision too.
+_SMALLEST = 1e-6
 
 
 def standardize(x, epsilon, centred=False):
@@ -302,7 +302,7 @@ class DeploySwinBlockV2(_DeployAttentionBlock):
 
 def _inverse_length(x):
     # The keys of padding are zero, and stay so.
-    return ops.rsqrt(ops.mean(x * x, axis=-1, keepdims=True) + _SHORTEST)
+    return ops.rsqrt(ops.maximum(ops.mean(x * x, axis=-1, keepdims=True), _SMALLEST))
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")

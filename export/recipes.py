@@ -18,14 +18,14 @@ class Recipe:
             to the largest difference instead.
         quantization: Function that returns a litert-quantizer recipe, or `None`.
         calibrated: Boolean. Whether the ranges of activations are fixed, from pictures.
-        integer_logits: Boolean. Whether attention logits become integers, with the mask among them.
+        clips_masks: Boolean. Whether attention logits have so few steps that the mask must not take most of them.
     """
 
     summary: str
     min_snr_db: float | None
     quantization: object
     calibrated: bool = False
-    integer_logits: bool = False
+    clips_masks: bool = False
 
 
 def _float16():
@@ -45,12 +45,22 @@ def _dynamic_int8():
     return recipe.dynamic_wi8_afp32()
 
 
-def _integers(activation_bits, symmetric):
+def _integers(activation_bits, symmetric, per_channel=True):
     from litert_quantizer import qtyping
 
-    weights = qtyping.TensorQuantizationConfig(num_bits=8, symmetric=True, granularity=qtyping.QuantGranularity.CHANNELWISE)
+    granularity = qtyping.QuantGranularity.CHANNELWISE if per_channel else qtyping.QuantGranularity.TENSORWISE
+    weights = qtyping.TensorQuantizationConfig(num_bits=8, symmetric=True, granularity=granularity)
     activations = qtyping.TensorQuantizationConfig(num_bits=activation_bits, symmetric=symmetric)
     return qtyping.OpQuantizationConfig(activations, weights, compute_precision=qtyping.ComputePrecision.INTEGER)
+
+
+def _add_products(manager, activation_bits):
+    from litert_quantizer import qtyping
+
+    # XNNPACK multiplies by another activation only where its zero is 0; and where a side is constant, as in Swin-MLP, the integer kernels know
+    # no scale for each channel.
+    config = _integers(activation_bits, symmetric=True, per_channel=False)
+    manager.add_quantization_config(".*", qtyping.TFLOperationName.BATCH_MATMUL, config)
 
 
 def _hybrid_int8():
@@ -58,8 +68,7 @@ def _hybrid_int8():
 
     manager = recipe_manager.RecipeManager()
     manager.add_quantization_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, _integers(8, symmetric=False))
-    # XNNPACK multiplies by another activation only where its zero is 0.
-    manager.add_quantization_config(".*", qtyping.TFLOperationName.BATCH_MATMUL, _integers(8, symmetric=True))
+    _add_products(manager, 8)
     return manager.get_quantization_recipe()
 
 
@@ -69,7 +78,7 @@ def _all_integers(activation_bits):
     operations = qtyping.TFLOperationName
     manager = recipe_manager.RecipeManager()
     manager.add_quantization_config(".*", operations.ALL_SUPPORTED, _integers(activation_bits, symmetric=activation_bits == 16))
-    manager.add_quantization_config(".*", operations.BATCH_MATMUL, _integers(activation_bits, symmetric=True))
+    _add_products(manager, activation_bits)
     for side in (operations.INPUT, operations.OUTPUT):  # stay float32, which every runtime takes
         manager.add_quantization_config(".*", side, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
     return manager.get_quantization_recipe()
@@ -80,9 +89,14 @@ RECIPES = {
     "float16": Recipe("float16 weights, half the size; arithmetic as the device does it", 40.0, _float16),
     "dynamic_int8": Recipe("int8 weights per channel, a quarter of the size; activations quantized while running", 25.0, _dynamic_int8),
     "hybrid_int8": Recipe("int8 matrix products; norms, softmax, GELU and residual sums in float32", 25.0, _hybrid_int8, calibrated=True),
-    "full_int8": Recipe("int8 throughout, for accelerators without floats", 15.0, lambda: _all_integers(8), calibrated=True, integer_logits=True),
+    "full_int8": Recipe(
+        "int8 between float32 input and output, for accelerators without floats", 15.0, lambda: _all_integers(8), calibrated=True, clips_masks=True
+    ),
     "int16x8": Recipe(
-        "int16 activations and int8 weights, for accelerators without floats", 25.0, lambda: _all_integers(16), calibrated=True, integer_logits=True
+        "int16 activations and int8 weights between float32 input and output, for accelerators without floats",
+        25.0,
+        lambda: _all_integers(16),
+        calibrated=True,
     ),
 }
 
@@ -103,7 +117,7 @@ def quantize(float32_model, recipe, pictures=None):
         return float32_model
     from litert_quantizer.quantizer import Quantizer
 
-    quantizer = Quantizer(tflite.clip_masks(float32_model) if RECIPES[recipe].integer_logits else float32_model, quantization())
+    quantizer = Quantizer(tflite.clip_masks(float32_model) if RECIPES[recipe].clips_masks else float32_model, quantization())
     ranges = find_ranges(quantizer, pictures) if RECIPES[recipe].calibrated else None
     with _silence():
         return bytes(quantizer.quantize(ranges).quantized_model)

@@ -253,32 +253,39 @@ def _export(arguments):
     labels = _read_labels(arguments.labels)
     _start_tensorflow()
     from swin_keras.export import export_bundle, load_source, report
+    from swin_keras.training.data import check_outside
+
+    check_outside(arguments.calibration, arguments.out, "bundle")
 
     log = _log_to_standard_error if arguments.json else _log
     source = load_source(arguments.model)
     if labels is not None:
         source.labels, source.labels_from = labels, arguments.labels
     log(f"labels: {source.labels_from}; preprocessing: {source.preprocessing_from}")
-    calibration = None
-    if arguments.calibration is not None:
-        from swin_keras.training import load_data
-
-        settings = {"preprocessing": source.preprocessing, "data_dir": arguments.data_dir, "log": log}
-        images = load_data(arguments.calibration, source.model.input_shape[1:], splits=("train",), **settings)
-        with images.reading():
-            calibration = images.sample("train", _CALIBRATION_PICTURES)
     result = export_bundle(
         source.model,
         arguments.out,
         recipes=arguments.recipe or ("float32", "float16", "dynamic_int8"),
         layout=arguments.layout,
-        calibration=calibration,
+        calibration=None if arguments.calibration is None else _calibration(arguments, source, log),
         labels=source.labels,
         preprocessing=source.preprocessing,
         weights=pathlib.Path(arguments.model).name,
         log=log,
     )
     print(json.dumps(result) if arguments.json else "\n".join(["", *report.table(result)]))
+
+
+def _calibration(arguments, source, log):
+    """Gives pictures, read only when they are asked for: by then the export has found the model and its arguments right."""
+    from swin_keras.preprocessing import Preprocessing
+    from swin_keras.training import load_data
+
+    shape = source.model.input_shape[1:]
+    preprocessing = source.preprocessing or Preprocessing.official(*shape[:2])
+    images = load_data(arguments.calibration, shape, splits=("train",), preprocessing=preprocessing, data_dir=arguments.data_dir, log=log)
+    with images.reading():
+        yield images.sample("train", _CALIBRATION_PICTURES)
 
 
 def _read_labels(path):

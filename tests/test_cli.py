@@ -57,7 +57,9 @@ def test_export_calibrates_on_a_data_set(nano, tmp_path, capsys, refused):
         for index in range(5):
             Image.fromarray(rng.integers(0, 256, (41, 37, 3), "uint8")).save(tmp_path / "pictures" / label / f"{index}.png")
     arguments = ["export", str(nano), "--out", str(tmp_path / "bundle"), "--recipe", "hybrid_int8"]
-    assert "`calibration` must be pictures for hybrid_int8" in refused(*arguments)
+    assert "`calibration` must be pictures for hybrid_int8. Received: None. Give some hundred" in refused(*arguments)
+    inside = ["export", nano, "--out", tmp_path / "pictures" / "bundle", "--calibration", f"folder:{tmp_path / 'pictures'}"]
+    assert "Expected a bundle outside of the pictures" in refused(*inside)
     assert main([*arguments, "--calibration", f"folder:{tmp_path / 'pictures'}"]) == 0
     assert "fidelity" in (tmp_path / "bundle" / "report.json").read_text()
     assert (tmp_path / "bundle" / "hybrid_int8.tflite").is_file() and "| hybrid_int8 |" in capsys.readouterr().out

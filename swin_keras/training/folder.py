@@ -25,7 +25,7 @@ def find_pictures(folder, log):
 
     Without a folder for validation, a fifth of each class is split off the training pictures for it, and without both,
     another fifth for test: rounded, but at least one picture while one is left for training. A hash of the file's name
-    decides, so that the pictures stay where they are, but for one or two of a class, when one is added or removed. With a
+    decides, so that the pictures stay where they are, but for up to three of a class, when one is added or removed. With a
     folder for validation but none for test, the validation pictures are the test pictures too.
 
     Hidden files and folders are ignored, and with a line to `log` files without one of `SUFFIXES` and folders inside a class.

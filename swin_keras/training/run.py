@@ -62,7 +62,8 @@ def train(
         seed: Integer. Decides the initial weights, the order of pictures and every random change to them.
         epochs: Integer. Replaces the recipe's.
         batch_size: Integer, of all devices together. Replaces the recipe's.
-        weights: What to start from, as in `create_model`, or `None`. `log` is told if the head stays initial.
+        weights: What to start from, as in `create_model`, or `None`. `log` is told if the head stays initial. Preprocessing that
+            was published with them, for this size, is the run's.
         strategy: `"one"` device, the first that TensorFlow finds; `"mirrored"`: all GPUs, or all logical CPUs, of this machine;
             `"multiworker"`: as TF_CONFIG or SLURM say; `"tpu"`; `"auto"`: whichever of the first three there is reason for.
         settings: Dictionary. Replaces further attributes of the recipe.

@@ -183,9 +183,10 @@ def test_a_recipe_that_loses_accuracy_does_not_ship(model, data, tmp_path, monke
         ({"calibration": []}, "`calibration` must yield arrays .*Received: nothing"),
         ({"calibration": "folder:flowers"}, r"`calibration` must yield arrays .*Received: 'folder:flowers'"),
         ({"calibration": 5}, "`calibration` must yield arrays .*Received: 5"),
+        ({"calibration": [np.zeros((2, 32, 32, 3), "uint8")]}, "of normalized floats. Received: something else .uint8; normalize them"),
         ({"calibration": [3.0]}, r"`calibration` must yield arrays .*Received: \[\(\)\]"),
         ({"calibration": [None]}, "`calibration` must yield arrays"),
-        ({"calibration": [{"a": 1}]}, "`calibration` must yield arrays .*Received: something else"),
+        ({"calibration": [{"a": 1}]}, "`calibration` must yield arrays .*Received: something else .object"),
         ({"calibration": [np.full((2, 32, 32, 3), np.nan)]}, "of finite numbers. Received: 6,144 that are not"),
         ({"recipes": ["float32", "hybrid_int8", "int16x8"]}, "`calibration` must be pictures for hybrid_int8 and int16x8. Received: None"),
         ({"data": []}, "`data` must yield batches .*Received: nothing"),
@@ -435,3 +436,32 @@ def test_masks_are_clipped_where_logits_are_integers_and_only_there(integers, mo
     bias = export.to_deploy(model).get_layer("layers_0_blocks_1").bias_and_mask.numpy()
     assert smallest(float32) < -99
     assert smallest(clipped) == pytest.approx(bias[bias > -50].min() - 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "window_fit"),
+    [
+        ("swinv2_tiny_patch4_window8_256", "clamp"),
+        ("swinv2_tiny_patch4_window8_256", "pad"),
+        ("swin_mlp_tiny_c24_patch4_window8_256", "pad"),
+    ],
+)
+def test_other_families_ship_quantized(name, window_fit, tmp_path, rng):
+    small = {"input_shape": (36, 44, 3), "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4, "window_fit": window_fit}
+    model = randomize(swin_keras.create_model(name, num_classes=7, **small))
+    pictures = rng.standard_normal((5, 36, 44, 3)).astype("float32")
+    report = export.export_bundle(model, tmp_path / "bundle", recipes=("float16", "hybrid_int8", "full_int8", "int16x8"), calibration=pictures)
+    assert report["recipes"]["hybrid_int8"]["delegate"]["left"] == {}
+
+
+def test_only_the_masks_of_a_softmax_are_clipped(rng):
+    import keras
+
+    image = keras.Input((5, 7, 3), batch_size=1)
+    means = np.array([-103.9, -116.8, -123.7], "float32").reshape(1, 1, 1, 3)
+    x = keras.layers.Conv2D(4, 1)(image + means)
+    some = np.where(np.arange(4) == 2, -200.0, 1.0).astype("float32").reshape(1, 1, 1, 4)
+    every = np.full((1, 1, 1, 4), -80, "float32")
+    model = keras.Model(image, keras.layers.Softmax()(keras.layers.Conv2D(4, 1)(x + some) + every))
+    content = bundles.tflite.convert(model, ["map"])
+    assert bundles.tflite.clip_masks(content) == content

@@ -115,6 +115,16 @@ def test_deploy_graph_of_a_mixed_precision_model_is_float32(rng):
     np.testing.assert_allclose(deploy(picture), full(picture), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_weights_of_half_precision_are_folded_in_float32(policy, rng):
+    with dtype_policy(policy):
+        half = nano()
+    full = nano()
+    full.set_weights([weight.astype("float32") for weight in half.get_weights()])
+    picture = rng.standard_normal((1, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(to_deploy(half)(picture), full(picture), rtol=0, atol=1e-4)
+
+
 def test_the_trained_model_stays_as_it_was(rng):
     model = nano()
     x = rng.standard_normal((3, 32, 32, 3)).astype("float32")
