@@ -10,7 +10,7 @@ weights whose outputs have mean 0, which is called centred here, and the step is
 import keras
 from keras import ops
 
-from swin_keras.layers.windows import fit_window, pad_to_multiple, padded_grid
+from swin_keras.layers.windows import fit_window, pad_to_multiple, padded_grid, window_partition, window_reverse
 
 # Mean squares below count as this, so that the zero keys of padding stay zero, in half precision too.
 _SMALLEST = 1e-6
@@ -36,13 +36,6 @@ def _roll(x, shift, axis):
         return ops.slice(x, starts, counts)
 
     return ops.concatenate([rows(shift, size - shift), rows(0, shift)], axis=axis)
-
-
-def _partition(x, grid, window):
-    """Cuts tokens of a grid, in any shape, into windows: `(windows * tokens, channels)`."""
-    x = ops.reshape(x, (grid[0] // window[0], window[0], grid[1] // window[1], -1))
-    channels = x.shape[-1] // window[1]
-    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, channels))
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")
@@ -141,7 +134,7 @@ class DeployPatchMerging(keras.layers.Layer):
     def call(self, x):
         x = pad_to_multiple(x, (2, 2))
         _, height, width, channels = x.shape
-        x = ops.reshape(_partition(x, (height, width), (2, 2)), (-1, 4 * channels))  # a group goes across, then down
+        x = ops.reshape(window_partition(x, (2, 2)), (-1, 4 * channels))  # a group goes across, then down
         if self.post_norm:
             x = standardize(ops.matmul(x, self.reduction), self.epsilon, centred=True) * self.gamma + self.beta
         else:
@@ -209,17 +202,16 @@ class _DeployBlock(keras.layers.Layer):
         if down or across:
             # As rows of pixels and channels: both axes then roll without a reshape between them.
             x = _roll(_roll(ops.reshape(x, (height, width * channels)), down, axis=0), across * channels, axis=1)
-        return _partition(x, self.padded_grid, self.fitted_window)
+        x = window_partition(ops.reshape(x, (1, height, width, channels)), self.fitted_window)
+        return ops.reshape(x, (-1, channels))
 
     def _from_windows(self, x):
         """The inverse of `_to_windows`."""
         channels = x.shape[-1]
         (height, width), (top, left), (down, across) = self.padded_grid, self.origin, self.roll
-        window_height, window_width = self.fitted_window
-        x = ops.reshape(x, (height // window_height, width // window_width, window_height, window_width * channels))
-        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (height, width * channels))
+        x = window_reverse(x, self.fitted_window, self.padded_grid)
         if down or across:
-            x = _roll(_roll(x, -across * channels, axis=1), -down, axis=0)
+            x = _roll(_roll(ops.reshape(x, (height, width * channels)), -across * channels, axis=1), -down, axis=0)
         if self.padded:
             x = ops.slice(ops.reshape(x, (1, height, width, channels)), (0, top, left, 0), (1, *self.grid, channels))
         return ops.reshape(x, (-1, channels))

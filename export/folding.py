@@ -62,20 +62,15 @@ def fold_block(weights, table, block):
     channels = len(kernel)
     scale = np.repeat(np.array([(channels // block.num_heads) ** -0.5, 1, 1], "float32"), channels)
     projection, projection_bias = weights["attn/proj/kernel"], weights["attn/proj/bias"]
-    projection_bias = value_bias @ projection + projection_bias
-    fc1, fc1_bias = fold_norm(weights["norm2/gamma"], weights["norm2/beta"], weights["mlp/fc1/kernel"], weights["mlp/fc1/bias"])
     return {
         "qkv": kernel * scale,
         "qkv_bias": np.concatenate([query_bias * scale[0], np.zeros(2 * channels, "float32")]),
         "bias_and_mask": _bias_and_mask(table, block),
         "projection": projection,
-        "projection_bias": projection_bias,
-        "fc1": fc1,
-        "fc1_bias": fc1_bias,
-        "fc2": weights["mlp/fc2/kernel"],
-        "fc2_bias": weights["mlp/fc2/bias"],
+        "projection_bias": value_bias @ projection + projection_bias,
         "norm1_gamma": gamma,
         "norm1_beta": beta,
+        **_fold_mlp(weights),
     }
 
 
@@ -104,17 +99,18 @@ def fold_block_v2(weights, table, block):
 
 def fold_mlp_block(weights):
     """Folds the weights of a `SwinMLPBlock`: the second norm's."""
-    fc1, fc1_bias = fold_norm(weights["norm2/gamma"], weights["norm2/beta"], weights["mlp/fc1/kernel"], weights["mlp/fc1/bias"])
     return {
         "spatial": weights["spatial_mlp/kernel"],
         "spatial_bias": weights["spatial_mlp/bias"][:, None],
         "norm1_gamma": weights["norm1/gamma"],
         "norm1_beta": weights["norm1/beta"],
-        "fc1": fc1,
-        "fc1_bias": fc1_bias,
-        "fc2": weights["mlp/fc2/kernel"],
-        "fc2_bias": weights["mlp/fc2/bias"],
+        **_fold_mlp(weights),
     }
+
+
+def _fold_mlp(weights):
+    fc1, fc1_bias = fold_norm(weights["norm2/gamma"], weights["norm2/beta"], weights["mlp/fc1/kernel"], weights["mlp/fc1/bias"])
+    return {"fc1": fc1, "fc1_bias": fc1_bias, "fc2": weights["mlp/fc2/kernel"], "fc2_bias": weights["mlp/fc2/bias"]}
 
 
 def _bias_and_mask(table, block):

@@ -210,6 +210,7 @@ def _evaluate(arguments):
     _start_tensorflow()
     from swin_keras import training
     from swin_keras.training.data import check_outside
+    from swin_keras.training.evaluation import check_no_file
 
     log = _log_to_standard_error if arguments.json else _log
     if arguments.throughput:
@@ -219,8 +220,7 @@ def _evaluate(arguments):
     else:
         if arguments.out is not None:
             check_outside(arguments.data, arguments.out, "folder for the evaluation")
-            if os.path.exists(arguments.out) and not os.path.isdir(arguments.out):
-                raise ValueError(f"Expected a folder as --out. Received: {arguments.out!r}, which is a file.")
+            check_no_file(arguments.out)
         result = training.evaluate(
             arguments.model,
             arguments.data,

@@ -301,6 +301,12 @@ def test_wrong_usage_is_one_line_and_writes_nothing(tmp_path, refused, arguments
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_evaluation_over_a_file_is_refused_before_the_model_is_opened(tmp_path, refused):
+    (tmp_path / "report").write_text("mine")
+    message = refused("evaluate", tmp_path / "gone.keras", "--data", "digits", "--out", tmp_path / "report")
+    assert "Expected a folder for the evaluation" in message and (tmp_path / "report").read_text() == "mine"
+
+
 def test_whoever_wants_no_more_output_gets_no_traceback():
     import os
     import subprocess

@@ -152,6 +152,12 @@ def format_report(result):
     return lines
 
 
+def check_no_file(folder):
+    """Raises a `ValueError` where an evaluation cannot be written."""
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise ValueError(f"Expected a folder for the evaluation. Received: {str(folder)!r}, which is a file.")
+
+
 def write_evaluation(result, folder):
     """Writes a result of `evaluate` into a folder: evaluation.json, and where there is one the confusion matrix as .csv and .png.
 
@@ -163,8 +169,7 @@ def write_evaluation(result, folder):
         ValueError: If `folder` is a file.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"Expected a folder for the evaluation. Received: {str(folder)!r}, which is a file.")
+    check_no_file(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("evaluation.json", "confusion.csv", "confusion.png"):
         (folder / name).unlink(missing_ok=True)  # So that they are never of two evaluations.
