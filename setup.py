@@ -37,6 +37,7 @@ setup(
         "tensorflow-model-optimization>=0.8.1,<0.9",
         "litert-quantizer>=0.11,<0.12",
         "ai-edge-litert>=2.3,<2.4",
+        "flatbuffers>=24",
         "scikit-learn>=1.5,<2",
         "Pillow>=11",
         "safetensors>=0.5,<1",
