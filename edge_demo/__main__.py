@@ -47,8 +47,9 @@ def run(arguments):
             print(f"  {100 * entry['probability']:5.1f} %  {entry['label']}", flush=True)
 
 
-def main(argv=None):
-    parser = _Parser(prog="python -m edge_demo", description="Classifies pictures with a bundle.")
+def main(argv=None, prog="python -m edge_demo", description="Classifies pictures with a bundle.", add_arguments=add_arguments, run=run):
+    """Runs this command, or another of this folder, and returns its exit code."""
+    parser = _Parser(prog=prog, description=description)
     add_arguments(parser)
     try:
         run(parser.parse_args(argv))

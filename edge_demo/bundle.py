@@ -9,11 +9,15 @@ from .errors import InputError
 FORMAT_VERSION = 1
 
 
-def read_bundle(folder):
+def read_bundle(folder, classifier=True):
     """Reads model.json of a bundle.
 
+    Args:
+        folder: Path.
+        classifier: Boolean. Whether it must describe a classifier.
+
     Raises:
-        InputError: If it is missing, damaged, of another format version, or describes no classifier.
+        InputError: If it is missing, damaged, of another format version, or does not describe what is asked for.
     """
     path = pathlib.Path(folder) / "model.json"
     if not _is_file(path):
@@ -28,7 +32,7 @@ def read_bundle(folder):
             f"expected a bundle of format version {FORMAT_VERSION}, received {version!r} in {str(path)!r}. "
             "Export the bundle again, or use the version of this program that came with it."
         )
-    for expected, holds in _EXPECTED.items():
+    for expected, holds in {**(_OF_A_CLASSIFIER if classifier else {}), **_EXPECTED}.items():
         try:
             held = holds(description)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
@@ -50,6 +54,8 @@ def read_file(folder, description, recipe):
     files = {file["recipe"]: file for file in description["files"]}
     if recipe not in files:
         raise InputError(f"expected one of the bundle's recipes {', '.join(files)}, received {recipe!r}.")
+    if not files[recipe]["file"].endswith(".tflite"):
+        raise InputError(f"expected a recipe that is a .tflite file, received {recipe!r}, which is for TensorFlow. Name another one.")
     path = pathlib.Path(folder) / files[recipe]["file"]
     if not _is_file(path):
         raise InputError(f"expected the file {str(path)!r}, which model.json lists and which is missing. Copy the whole bundle again.")
@@ -84,10 +90,13 @@ def _is_inside(name):
 
 
 # What this program relies on, in the words of the error.
-_EXPECTED = {
+_OF_A_CLASSIFIER = {
     "a classifier, whose output_kind is logits or probabilities,": lambda d: d["output_kind"] in ("logits", "probabilities"),
     "one output of shape [1, classes]": lambda d: len(d["outputs"]) == 1 and _is_list(d["outputs"][0]["shape"], int, 2),
     "labels that are null or a name for each class": lambda d: d["labels"] is None or _is_list(d["labels"], str, d["outputs"][0]["shape"][1]),
+    "a recommended recipe for cpu": lambda d: isinstance(d["recommended"]["cpu"], str),
+}
+_EXPECTED = {
     "a preprocessing mode of exact or cover": lambda d: d["preprocessing"]["mode"] in ("exact", "cover"),
     "an interpolation of bilinear or bicubic": lambda d: d["preprocessing"]["interpolation"] in ("bilinear", "bicubic"),
     "a resize that holds the crop": lambda d: (
@@ -107,5 +116,4 @@ _EXPECTED = {
         and all(_is_list([f["recipe"], f["file"], f["sha256"]], str, 3) for f in d["files"])
         and all(_is_inside(f["file"]) for f in d["files"])
     ),
-    "a recommended recipe for cpu": lambda d: isinstance(d["recommended"]["cpu"], str),
 }

@@ -42,6 +42,7 @@ class TFLiteModel:
         quietly(self._interpreter.allocate_tensors)
         self._input = self._interpreter.get_input_details()[0]
         self._outputs = self._interpreter.get_output_details()
+        self.output_count = len(self._outputs)
         self.input_shape, self.output_shape = self._input["shape"].tolist(), self._outputs[0]["shape"].tolist()
 
     def __call__(self, x, output=0):

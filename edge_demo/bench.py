@@ -1,0 +1,235 @@
+"""`python -m edge_demo.bench --bundle DIR`: the time and memory that each file of a bundle takes on this machine, and what XNNPACK runs of it."""
+
+import collections
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from . import __main__ as edge_main
+from .bundle import read_bundle, read_file
+from .classifier import MAX_THREADS, TFLiteModel, quietly
+from .errors import InputError
+
+WARM_UP, RUNS = 3, 20
+FRESH_PROCESS_TIMEOUT = 600  # seconds
+
+# Linux counts the peak of the parent process into a child's `ru_maxrss`; VmHWM is the child's own.
+_LOAD_AND_RUN = """
+import json, sys, time, numpy
+from ai_edge_litert.interpreter import Interpreter
+with open(sys.argv[1], "rb") as file:
+    content = file.read()
+started = time.perf_counter()
+interpreter = Interpreter(model_content=content, num_threads=int(sys.argv[2]))
+interpreter.allocate_tensors()
+load_ms = 1000 * (time.perf_counter() - started)
+image = interpreter.get_input_details()[0]
+interpreter.set_tensor(image["index"], numpy.random.default_rng(0).standard_normal(image["shape"], dtype="float32"))
+interpreter.invoke()
+try:
+    with open("/proc/self/status") as status:
+        peak = 1024 * int(status.read().split("VmHWM:")[1].split()[0])
+except (OSError, IndexError):
+    try:
+        import resource
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    except ImportError:  # Windows.
+        peak = None
+print(json.dumps({"load_ms": load_ms, "peak_memory_mb": peak and peak / 1e6}))
+"""
+
+
+def measure_latencies(runners, picture, threads, runs=RUNS):
+    """Times each model on this machine, taking turns so that all see the same load.
+
+    Args:
+        runners: Dictionary from recipe to a function of one picture.
+        picture: float32 array `(1, height, width, channels)`.
+        threads: Integer. For the record.
+        runs: Integer. How often each is timed, after three runs that are not.
+
+    Returns:
+        Dictionary from recipe to `median` and `p90` in milliseconds, the number of `runs` and of `threads`.
+    """
+    times = {recipe: [] for recipe in runners}
+    for turn in range(WARM_UP + runs):
+        for recipe, run in runners.items():
+            started = time.perf_counter()
+            run(picture)
+            if turn >= WARM_UP:
+                times[recipe].append(1000 * (time.perf_counter() - started))
+    return {
+        recipe: {"median": float(np.median(ms)), "p90": float(np.percentile(ms, 90)), "runs": runs, "threads": threads}
+        for recipe, ms in times.items()
+    }
+
+
+def measure_fresh_process(path, threads, log=lambda line: None):
+    """Measures a process that loads a .tflite file, runs it once, and does nothing else.
+
+    Returns:
+        A dictionary: `load_ms`, without reading from disk, and `peak_memory_mb` in 10^6 bytes, of which Python, numpy and the
+        runtime take some 36, or `None` on Windows. Both are `None` where the process fails; `log` is called with a line that says why.
+
+    Raises:
+        InputError: If the process has not ended after ten minutes.
+    """
+    # -c and -P: neither what stands around this file nor the current folder is imported.
+    command = [sys.executable, "-P", "-c", _LOAD_AND_RUN, os.fspath(path), str(threads)]
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=FRESH_PROCESS_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        limit = f"{FRESH_PROCESS_TIMEOUT:g} seconds"
+        raise InputError(f"expected {str(path)!r} to load and run once within {limit}, which it did not. Leave its recipe out.") from None
+    if finished.returncode == 0:
+        return json.loads(finished.stdout.splitlines()[-1])
+    try:
+        reason = signal.Signals(-finished.returncode).name  # SIGKILL where memory ran out, SIGSEGV where the runtime failed.
+    except ValueError:
+        reason = finished.stderr.strip().rpartition("\n")[2] or f"exit code {finished.returncode}"
+    log(f"{pathlib.Path(path).name}: load time and peak memory are unknown, the process that loads it ended with {reason}")
+    return {"load_ms": None, "peak_memory_mb": None}
+
+
+def delegate_coverage(model):
+    """Says how much of a .tflite file, given as bytes, XNNPACK runs.
+
+    Returns:
+        A dictionary: `nodes` of the graph, how many of them are `delegated`, in how many `partitions`, and the operators
+        that are `left` with their counts.
+    """
+    plain = Interpreter(model_content=model, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    delegated = Interpreter(model_content=model)
+    plain.allocate_tensors()
+    quietly(delegated.allocate_tensors)
+    # There is no public list of a graph's nodes. tests/edge_demo/test_bench.py notices if this one changes.
+    nodes = plain._get_ops_details()
+    partitions = [node for node in delegated._get_ops_details() if node["op_name"] == "DELEGATE"]
+
+    producer = {int(tensor): node for node in nodes for tensor in node["outputs"]}
+    covered = set()
+    for partition in partitions:
+        inputs, waiting = {int(tensor) for tensor in partition["inputs"]}, [int(tensor) for tensor in partition["outputs"]]
+        while waiting:
+            tensor = waiting.pop()
+            node = producer.get(tensor)
+            if node is None or tensor in inputs or node["index"] in covered:
+                continue
+            covered.add(node["index"])
+            waiting += [int(t) for t in node["inputs"] if t >= 0]
+    left = collections.Counter(node["op_name"] for node in nodes if node["index"] not in covered)
+    return {"nodes": len(nodes), "delegated": len(covered), "partitions": len(partitions), "left": dict(left)}
+
+
+def describe_machine():
+    """Returns `architecture`, `processor` (`None` if unknown), `cores`, `os` and the version of `ai_edge_litert`."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        text = ""
+    named = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.*\S)", text, re.MULTILINE)  # of PCs, boards and phones
+    return {
+        "architecture": platform.machine(),
+        "processor": named[1] if named else platform.processor() or None,
+        "cores": os.cpu_count(),
+        "os": f"{platform.system()} {platform.release()}",
+        "ai_edge_litert": importlib.metadata.version("ai-edge-litert"),
+    }
+
+
+def measure_bundle(bundle, recipes=None, threads=2, runs=RUNS, log=lambda line: None):
+    """Measures the files of a bundle on this machine, with seeded noise as the picture; of a file's signatures the first.
+
+    Args:
+        bundle: Path of the folder with model.json.
+        recipes: Which files. Defaults to all. What is no .tflite file is skipped.
+        threads: Integer, from 1 to 64.
+        runs: Integer. How often each file is timed.
+        log: Function that is called with a line of progress, or about what is left out.
+
+    Returns:
+        A dictionary: `machine`, and `recipes` with `bytes`, `load_ms`, `latency_ms`, `peak_memory_mb` and `delegate` of each.
+
+    Raises:
+        InputError: If the bundle, a recipe or the number of threads cannot be used, or a file's sha256 does not match.
+    """
+    if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"expected 1 to {MAX_THREADS} threads, received {threads!r}. A phone has 4 to 8 cores.")
+    description = read_bundle(bundle, classifier=False)
+    files = {file["recipe"]: file["file"] for file in description["files"]}
+    contents = {}
+    for recipe in dict.fromkeys(recipes or files):
+        if recipe in files and not files[recipe].endswith(".tflite"):
+            log(f"{recipe}: skipped, it is no .tflite file")
+        else:
+            contents[recipe] = read_file(bundle, description, recipe)
+    if not contents:
+        raise InputError("expected a recipe that is a .tflite file, received none. Name another one, or export the bundle again with one.")
+
+    picture = np.random.default_rng(0).standard_normal(description["input"]["shape"], dtype="float32")
+    coverages, fresh = {}, {}
+    for recipe, content in contents.items():
+        log(f"{recipe}: loading in a process of its own")
+        try:
+            coverages[recipe] = delegate_coverage(content)
+            TFLiteModel(content, threads)(picture)  # What does not run, or takes pictures of another size, is found here.
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"expected a .tflite file that runs here for the recipe {recipe!r}: {error}. Export the bundle again.") from error
+        fresh[recipe] = measure_fresh_process(pathlib.Path(bundle) / files[recipe], threads, log)
+    log("timing, in turns")
+    # Only now all are in memory together: a small device may have needed it above.
+    runners = {recipe: TFLiteModel(content, threads) for recipe, content in contents.items()}
+    latencies = measure_latencies(runners, picture, threads, runs)
+    measured = {
+        recipe: {"bytes": len(content), **fresh[recipe], "latency_ms": latencies[recipe], "delegate": coverages[recipe]}
+        for recipe, content in contents.items()
+    }
+    return {"machine": describe_machine(), "recipes": measured}
+
+
+def coverage_in_words(coverage):
+    """Returns, for instance, "610 of 612 nodes, 2 partitions, left: 2 GATHER"."""
+    words = f"{coverage['delegated']} of {coverage['nodes']} nodes, {coverage['partitions']} partition{'s' * (coverage['partitions'] != 1)}"
+    return words + (", left: " if coverage["left"] else "") + ", ".join(f"{count} {operator}" for operator, count in coverage["left"].items())
+
+
+def table(measured):
+    """Returns lines of text: the machine, then a row for each recipe."""
+    machine, latency = measured["machine"], next(iter(measured["recipes"].values()))["latency_ms"]
+    known = [machine["architecture"], machine["processor"], f"{machine['cores']} cores", machine["os"], f"ai-edge-litert {machine['ai_edge_litert']}"]
+    lines = [", ".join([*filter(None, known), f"threads {latency['threads']}", f"runs {latency['runs']} in turns"])]
+    lines.append(f"{'recipe':13} {'size':>10} {'load':>11} {'median':>11} {'p90':>11} {'peak memory':>11}  XNNPACK")
+    for recipe, row in measured["recipes"].items():
+        numbers = row["bytes"] / 1e6, row["load_ms"], row["latency_ms"]["median"], row["latency_ms"]["p90"], row["peak_memory_mb"]
+        cells = ["unknown" if x is None else f"{x:.2f} {unit}" for x, unit in zip(numbers, ("MB", "ms", "ms", "ms", "MB"), strict=True)]
+        lines.append(f"{recipe:13} {cells[0]:>10} " + " ".join(f"{cell:>11}" for cell in cells[1:]) + f"  {coverage_in_words(row['delegate'])}")
+    return lines
+
+
+def add_arguments(parser):
+    """Adds what this command takes; `swin-keras bench` takes the same."""
+    parser.add_argument("--bundle", required=True, metavar="DIR", help="folder with model.json")
+    parser.add_argument("--recipe", action="append", metavar="NAME", help="file of the bundle to measure; repeats (default: all)")
+    parser.add_argument("--threads", type=edge_main.positive_integer, default=2, metavar="N", help="(default: 2)")
+    parser.add_argument("--runs", type=edge_main.positive_integer, default=RUNS, metavar="N", help=f"of each file (default: {RUNS})")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def run(arguments):
+    """Measures a bundle and prints the result; progress goes to standard error."""
+    measured = measure_bundle(arguments.bundle, arguments.recipe, arguments.threads, arguments.runs, log=lambda line: print(line, file=sys.stderr))
+    print(json.dumps(measured) if arguments.json else "\n".join(table(measured)))
+
+
+if __name__ == "__main__":
+    sys.exit(edge_main.main(prog="python -m edge_demo.bench", description="Measures a bundle on this machine.", add_arguments=add_arguments, run=run))
