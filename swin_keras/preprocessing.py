@@ -65,6 +65,12 @@ class Preprocessing:
             return cls("exact", (height, width), (height, width))
         return cls("cover", (int(256 / 224 * height), int(256 / 224 * width)), (height, width))
 
+    def at_size(self, height, width):
+        """Returns the same for another input: what is resized keeps its ratio to what is kept."""
+        crop = (height, width)
+        resize = tuple(max(new, round(old * new / kept)) for old, new, kept in zip(self.resize, crop, self.crop, strict=True))
+        return dataclasses.replace(self, resize=resize, crop=crop)
+
     def to_dict(self):
         """Returns the values as JSON holds them."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}

@@ -1,5 +1,6 @@
 """Functional Swin graphs and the table of their released sizes."""
 
+from swin_keras.models.at_size import at_size
 from swin_keras.models.backbone import SwinBackbone
 from swin_keras.models.from_checkpoint import convert_checkpoint, create_model_from_checkpoint
 from swin_keras.models.simmim import SimMIM, random_mask
@@ -21,6 +22,7 @@ __all__ = [
     "Source",
     "SwinBackbone",
     "Variant",
+    "at_size",
     "convert_checkpoint",
     "create_backbone",
     "create_model",
