@@ -42,14 +42,17 @@ class TFLiteModel:
         quietly(self._interpreter.allocate_tensors)
         self._input = self._interpreter.get_input_details()[0]
         self._outputs = self._interpreter.get_output_details()
-        self.output_count = len(self._outputs)
         self.input_shape, self.output_shape = self._input["shape"].tolist(), self._outputs[0]["shape"].tolist()
 
-    def __call__(self, x, output=0):
-        """Runs float32 `(1, height, width, 3)` through the model and returns one of its outputs."""
+    def outputs(self, x):
+        """Runs float32 `(1, height, width, 3)` through the model and returns all its outputs."""
         self._interpreter.set_tensor(self._input["index"], x)
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._outputs[output]["index"])
+        return [self._interpreter.get_tensor(output["index"]) for output in self._outputs]
+
+    def __call__(self, x, output=0):
+        """As `outputs`, but returns one of them."""
+        return self.outputs(x)[output]
 
 
 class Classifier:

@@ -1,5 +1,7 @@
 """The deploy graph: a second model that computes what the trained one does, in a form that devices run."""
 
+import warnings
+
 import keras
 from swin_keras.export import folding
 from swin_keras.export.deploy_layers import (
@@ -11,17 +13,22 @@ from swin_keras.export.deploy_layers import (
     DeploySwinMLPBlock,
 )
 
-from swin_keras.layers import PatchEmbedding, PatchMerging, PatchMergingV2, SwinBlock, SwinBlockV2, SwinMLPBlock
+from swin_keras.layers import PatchEmbedding, PatchMerging, PatchMergingV2, SwinBlock, SwinBlockV2, SwinMLPBlock, WindowAttention, WindowAttentionV2
+from swin_keras.layers.base_swin_block import BaseSwinBlock
 from swin_keras.layers.checks import is_count
 from swin_keras.layers.windows import to_pair
 from swin_keras.models import SwinBackbone
 
-LAYOUTS = ("portable",)
+LAYOUTS = ("portable", "cpu")
+GELUS = ("exact", "tanh")
+
+# A subclass of a block computes what we do not know.
+_UNFOLDED = (BaseSwinBlock, WindowAttention, WindowAttentionV2)
 
 _BLOCKS = {SwinBlock: DeploySwinBlock, SwinBlockV2: DeploySwinBlockV2, SwinMLPBlock: DeploySwinMLPBlock}
 
 
-def to_deploy(model, input_shape=None, layout="portable"):
+def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_safe_norm=False, scaled=False):
     """Builds the deploy graph of a trained model, which stays as it is.
 
     Our layers are replaced by folded ones; layer normalizations by a form without subtraction from zero; a
@@ -30,17 +37,26 @@ def to_deploy(model, input_shape=None, layout="portable"):
     Args:
         model: Functional `keras.Model` with one input, the image.
         input_shape: Height, width and channels. Defaults to those of the model.
-        layout: `"portable"`: no operator that an accelerator refuses.
+        layout: `"portable"`: no operator that an accelerator refuses. `"cpu"`: tokens stay in the order of windows, and each
+            block gathers them once where the portable form shifts, cuts and puts back; accelerators refuse that.
+        gelu: `"exact"`, or `"tanh"` for the approximation by the hyperbolic tangent, which some accelerators compute anyway.
+        fp16_safe_norm: Boolean. Whether normalizations hold in half precision whatever the size of the activations, at the
+            price of seven operators each. Accelerators may compute float32 files in half precision.
+        scaled: Boolean. Whether the graph has the scales, still 1, that `migration.migrate` sets.
 
     Returns:
-        A float32 functional `keras.Model` for batch 1, with the same outputs.
+        A float32 functional `keras.Model` for batch 1, with the same outputs; attention maps without the axis of the batch.
 
     Raises:
-        ValueError: If the model is not functional, has several inputs or unknown sizes, does not fit `input_shape`, or has
-            blocks that return attention.
+        ValueError: If the model is not functional, has several inputs or unknown sizes, or does not fit `input_shape`.
+
+    Warns:
+        UserWarning: With the names of blocks and attentions that are copied because nothing is known to fold them.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"`layout` must be one of {LAYOUTS}. Received: layout={layout!r}.")
+    switches = [("fp16_safe_norm", fp16_safe_norm, (False, True)), ("scaled", scaled, (False, True))]
+    for argument, value, known in [("layout", layout, LAYOUTS), ("gelu", gelu, GELUS), *switches]:
+        if value not in known:
+            raise ValueError(f"`{argument}` must be one of {known}. Received: {argument}={value!r}.")
     inputs = getattr(model, "inputs", None)
     if not isinstance(model, keras.Model) or not inputs:
         raise ValueError(f"Expected a functional `keras.Model`. Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)`.")
@@ -54,39 +70,47 @@ def to_deploy(model, input_shape=None, layout="portable"):
     if len(shape) != 3 or None in shape:
         raise ValueError(
             f"A deploy graph has a fixed height, width and channels. Received: {shape}. "
-            "Build the model at the size that you ship, with `window_fit='pad'`, and give it these weights."
+            "`swin_keras.models.at_size(model, height, width)` builds it at the size that you ship; on the command line, --size H W."
         )
     if not all(is_count(side) for side in shape) or inputs[0].shape[-1] not in (None, shape[-1]):
         raise ValueError(f"`input_shape` must be a height, a width and the model's {inputs[0].shape[-1]} channels. Received: {shape}.")
 
     heads = _heads_behind_norms(model)  # {norm: dense layer that it is folded into}
+    norm = "fp16_safe" if fp16_safe_norm else "short" if layout == "cpu" else "plain"
 
     def clone(layer):
-        own = {"name": layer.name, "dtype": "float32"}
+        own = {"name": layer.name, "dtype": "float32", "norm": norm}
         if isinstance(layer, keras.Model):
-            return to_deploy(layer)
+            return to_deploy(layer, layout=layout, gelu=gelu, fp16_safe_norm=fp16_safe_norm, scaled=scaled)
         if isinstance(layer, PatchEmbedding):
             patch_size = to_pair(layer.patch_size, "patch_size")
             return DeployPatchEmbedding(layer.embed_dim, patch_size, layer.patch_norm, layer.epsilon, **own)
         if isinstance(layer, (PatchMerging, PatchMergingV2)):
-            return DeployPatchMerging(layer.epsilon, isinstance(layer, PatchMergingV2), **own)
-        if getattr(layer, "return_attention", False):
-            raise ValueError(
-                f"Export takes models without attention maps so far. Received: {layer.name!r}, a `{type(layer).__name__}` with "
-                "return_attention. Build the model without it."
-            )
+            return DeployPatchMerging(layer.epsilon, isinstance(layer, PatchMergingV2), scaled=scaled, **own)
         if type(layer) in _BLOCKS:
             fit = (*layer.requested_window, layer.window_fit)
+            own |= {"approximate_gelu": gelu == "tanh", "scaled": scaled}
+            if not isinstance(layer, SwinMLPBlock):
+                own["return_attention"] = layer.return_attention
             return _BLOCKS[type(layer)](layer.num_heads, *fit, layer.mlp.hidden_dim, layer.epsilon, **own)
         if _is_plain_norm(layer):
             return DeployLayerNormalization(layer.epsilon, affine=layer not in heads, **own)
+        if isinstance(layer, _UNFOLDED):
+            unfolded.append(f"{layer.name!r}, a {type(layer).__name__}")
         return _copy(layer)
 
-    image = keras.Input(batch_shape=(1, *shape), dtype="float32", name=inputs[0].name)
-    # A model that was reloaded from a file has a list of inputs where the same model as built has one tensor.
-    tensors = keras.tree.pack_sequence_as(model.input, [image])
-    deploy = keras.models.clone_model(model, input_tensors=tensors, clone_function=clone)
-    deploy = keras.Model(image, deploy.output, name=model.name)
+    unfolded = []
+    deploy = _clone(model, (1, *shape), clone)
+    if layout == "cpu":
+        orders = plan_orders(deploy)
+        deploy = _clone(
+            deploy, (1, *shape), lambda layer: type(layer).from_config({**layer.get_config(), "orders": orders[layer]}) if layer in orders else layer
+        )
+    if unfolded:
+        warnings.warn(
+            f"Not folded, but copied: {'; '.join(unfolded)}. Accelerators may refuse their operators. Blocks of `swin_keras.layers` fold.",
+            stacklevel=2,
+        )
     norms = {head: norm for norm, head in heads.items()}
     for layer in model.layers:
         if layer.weights and not isinstance(layer, keras.Model):
@@ -94,10 +118,45 @@ def to_deploy(model, input_shape=None, layout="portable"):
     return deploy
 
 
+def _clone(model, shape, clone_function):
+    image = keras.Input(batch_shape=shape, dtype="float32", name=model.inputs[0].name)
+    # A model that was reloaded from a file has a list of inputs where the same model as built has one tensor.
+    tensors = keras.tree.pack_sequence_as(model.input, [image])
+    clone = keras.models.clone_model(model, input_tensors=tensors, clone_function=clone_function)
+    return keras.Model(image, clone.output, name=model.name)
+
+
+def plan_orders(deploy):
+    """Chooses in which order each layer of a deploy graph takes and gives the tokens, so that they are gathered as seldom as can be.
+
+    Tokens stay in the order of a block's windows until a block or merging takes them that gathers them in any case; to all other
+    layers they come row by row, and so they do around padding.
+
+    Returns:
+        Dictionary from layers to pairs of orders, as `deploy_layers.token_order` takes them.
+    """
+    if _has_shared_layers(deploy):
+        return {}
+    consumers = _consumers(deploy)
+    gathering = [layer for layer in deploy.layers if isinstance(layer, (DeployPatchMerging, *_BLOCKS.values())) and not layer.padded]
+
+    def given(layer):
+        tokens = keras.tree.flatten(layer.output)[0]
+        following = consumers[id(tokens)]
+        if not all(consumer in gathering for consumer in following):
+            return None
+        if isinstance(layer, DeployPatchMerging):
+            return following[0].own_order if len(following) == 1 and not isinstance(following[0], DeployPatchMerging) else None
+        return layer.own_order
+
+    gives = {id(keras.tree.flatten(layer.output)[0]): given(layer) for layer in gathering}
+    return {layer: (gives.get(id(layer.input)), gives[id(keras.tree.flatten(layer.output)[0])]) for layer in gathering}
+
+
 def in_float32(model):
     """Returns a functional model as it is, or a float32 copy if any of its layers computes in less."""
     model = _functional(model)
-    if all(layer.compute_dtype == "float32" for layer in _all_layers(model)):
+    if all(layer.compute_dtype == "float32" for layer in all_layers(model)):
         return model
     copy = keras.models.clone_model(model, clone_function=lambda layer: in_float32(layer) if isinstance(layer, keras.Model) else _copy(layer))
     copy.set_weights(model.get_weights())
@@ -111,9 +170,10 @@ def _functional(model):
     return keras.Model(model.inputs, model.output, name=model.name) if isinstance(model, SwinBackbone) else model
 
 
-def _all_layers(model):
+def all_layers(model):
+    """Yields the layers of a model, and in place of a model inside it that one's."""
     for layer in model.layers:
-        yield from _all_layers(layer) if isinstance(layer, keras.Model) else (layer,)
+        yield from all_layers(layer) if isinstance(layer, keras.Model) else (layer,)
 
 
 def _copy(operation):
@@ -129,16 +189,27 @@ def _is_plain_norm(layer):
     return layer.gamma.shape == (layer.input.shape[-1],) and layer.axis in (-1, [-1], len(layer.input.shape) - 1, [len(layer.input.shape) - 1])
 
 
-def _heads_behind_norms(model):
-    """Finds normalizations whose only use is a global average whose only use is a dense layer."""
-    if any(len(entry["inbound_nodes"]) > 1 for entry in model.get_config()["layers"]):
-        return {}  # A layer is used twice: its weights cannot hold a norm that stands before one use only.
+def _has_shared_layers(model):
+    """Whether a layer of the model is used more than once."""
+    return any(len(entry["inbound_nodes"]) > 1 for entry in model.get_config()["layers"])
+
+
+def _consumers(model):
+    """Returns, for the id of each tensor, the operations that take it; `None` stands for the model's own output."""
     consumers = {}
     for operation in model.operations:
         for tensor in keras.tree.flatten(operation.input):
             consumers.setdefault(id(tensor), []).append(operation)
     for tensor in keras.tree.flatten(model.output):
         consumers.setdefault(id(tensor), []).append(None)
+    return consumers
+
+
+def _heads_behind_norms(model):
+    """Finds normalizations whose only use is a global average whose only use is a dense layer."""
+    if _has_shared_layers(model):
+        return {}  # A shared layer's weights cannot hold a norm that stands before one use only.
+    consumers = _consumers(model)
 
     def only_consumer(layer, kind):
         found = consumers.get(id(layer.output), [])
@@ -181,4 +252,5 @@ def _set_folded_weights(layer, twin, norm):
     else:
         return twin.set_weights(layer.get_weights())
     for variable in twin.weights:
-        variable.assign(weights[variable.name])
+        if not variable.name.endswith("_scale"):  # those of `migration` stay 1
+            variable.assign(weights[variable.name])

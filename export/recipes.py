@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import io
+import re
 import warnings
 
+import numpy as np
 from swin_keras.export import tflite
 
 
@@ -16,8 +18,10 @@ class Recipe:
         summary: What it is and what is lost.
         min_snr_db: Float. A file whose outputs are further from Keras does not ship. `None` for float32, which is held
             to the largest difference instead.
-        quantization: Function that returns a litert-quantizer recipe, or `None`.
+        quantization: Function that returns a `RecipeManager` of litert-quantizer, or `None`. It takes a float32 .tflite file, as bytes, and the names
+            of operators that are to stay in float32.
         calibrated: Boolean. Whether the ranges of activations are fixed, from pictures.
+        everything: Boolean. Whether all operators compute in integers, not the matrix products alone.
         clips_masks: Boolean. Whether attention logits have so few steps that the mask must not take most of them.
     """
 
@@ -25,10 +29,16 @@ class Recipe:
     min_snr_db: float | None
     quantization: object
     calibrated: bool = False
+    everything: bool = False
     clips_masks: bool = False
 
+    @property
+    def has_integers(self):
+        """Whether some operators compute in integers."""
+        return self.calibrated or self.quantization is _dynamic_int8
 
-def _float16():
+
+def _float16(model, keep_float):
     from litert_quantizer import algorithm_manager, qtyping, recipe_manager
 
     weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
@@ -36,13 +46,15 @@ def _float16():
     manager = recipe_manager.RecipeManager()
     for operation in (qtyping.TFLOperationName.FULLY_CONNECTED, qtyping.TFLOperationName.CONV_2D):
         manager.add_quantization_config(".*", operation, config, algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING)
-    return manager.get_quantization_recipe()
+    return manager
 
 
-def _dynamic_int8():
-    from litert_quantizer import recipe
+def _dynamic_int8(model, keep_float):
+    from litert_quantizer import recipe, recipe_manager
 
-    return recipe.dynamic_wi8_afp32()
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    return manager
 
 
 def _integers(activation_bits, symmetric, per_channel=True):
@@ -63,13 +75,24 @@ def _add_products(manager, activation_bits):
     manager.add_quantization_config(".*", qtyping.TFLOperationName.BATCH_MATMUL, config)
 
 
-def _hybrid_int8():
+def _hybrid_int8(model, keep_float):
     from litert_quantizer import qtyping, recipe_manager
 
     manager = recipe_manager.RecipeManager()
     manager.add_quantization_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, _integers(8, symmetric=False))
     _add_products(manager, 8)
-    return manager.get_quantization_recipe()
+    # What only moves numbers to a product or away from one does so in the integers of that product: a quarter of the bytes. These have one scale
+    # and a zero of 0, which the products of attention want on their right.
+    moves = tflite.moves_beside_products(model, keep_float)
+    for kind in sorted({kind for _, kind in moves}):
+        names = [name for name, other in moves if other == kind]
+        manager.add_quantization_config(_one_of(names), qtyping.TFLOperationName(kind), _integers(8, symmetric=True))
+    return manager
+
+
+def _one_of(names):
+    # One expression: the quantizer tries each of them for each operator, and Python keeps no more than 512 compiled.
+    return f"^(?:{'|'.join(map(re.escape, names))})$"
 
 
 def _all_integers(activation_bits):
@@ -81,7 +104,7 @@ def _all_integers(activation_bits):
     _add_products(manager, activation_bits)
     for side in (operations.INPUT, operations.OUTPUT):  # stay float32, which every runtime takes
         manager.add_quantization_config(".*", side, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
-    return manager.get_quantization_recipe()
+    return manager
 
 
 RECIPES = {
@@ -90,37 +113,95 @@ RECIPES = {
     "dynamic_int8": Recipe("int8 weights per channel, a quarter of the size; activations quantized while running", 25.0, _dynamic_int8),
     "hybrid_int8": Recipe("int8 matrix products; norms, softmax, GELU and residual sums in float32", 25.0, _hybrid_int8, calibrated=True),
     "full_int8": Recipe(
-        "int8 between float32 input and output, for accelerators without floats", 15.0, lambda: _all_integers(8), calibrated=True, clips_masks=True
+        "int8 between float32 input and output, for accelerators without floats",
+        15.0,
+        lambda model, keep_float: _all_integers(8),
+        calibrated=True,
+        everything=True,
+        clips_masks=True,
     ),
     "int16x8": Recipe(
         "int16 activations and int8 weights between float32 input and output, for accelerators without floats",
         25.0,
-        lambda: _all_integers(16),
+        lambda model, keep_float: _all_integers(16),
         calibrated=True,
+        everything=True,
     ),
+    "saved_model": Recipe("a folder for TensorFlow and TensorFlow Serving, float32, every weight a constant", None, None),
 }
 
 
-def quantize(float32_model, recipe, pictures=None):
+def quantize(float32_model, recipe, ranges=None, keep_float=()):
     """Makes a recipe's file from the float32 one.
 
     Args:
         float32_model: Bytes of a .tflite file with one input.
         recipe: Key of `RECIPES`.
-        pictures: Normalized float32 array `(n, height, width, channels)`, on which a calibrated recipe finds the ranges.
+        ranges: For a calibrated recipe, those of `find_ranges`.
+        keep_float: Names of operators, as `tflite.operators` gives them, to leave in float32.
 
     Returns:
         Bytes of a .tflite file with float32 input and output.
     """
-    quantization = RECIPES[recipe].quantization
-    if quantization is None:
+    if RECIPES[recipe].quantization is None:
         return float32_model
     from litert_quantizer.quantizer import Quantizer
 
-    quantizer = Quantizer(tflite.clip_masks(float32_model) if RECIPES[recipe].clips_masks else float32_model, quantization())
-    ranges = find_ranges(quantizer, pictures) if RECIPES[recipe].calibrated else None
+    quantizer = Quantizer(_prepare(float32_model, recipe), _manager(float32_model, recipe, keep_float).get_quantization_recipe())
     with _silence():
         return bytes(quantizer.quantize(ranges).quantized_model)
+
+
+def _prepare(float32_model, recipe):
+    return tflite.clip_masks(float32_model) if RECIPES[recipe].clips_masks else float32_model
+
+
+def _manager(float32_model, recipe, keep_float):
+    from litert_quantizer import algorithm_manager, qtyping
+
+    manager = RECIPES[recipe].quantization(float32_model, keep_float)
+    if keep_float:
+        nothing = algorithm_manager.AlgorithmName.NO_QUANTIZE
+        manager.add_quantization_config(_one_of(keep_float), qtyping.TFLOperationName.ALL_SUPPORTED, algorithm_key=nothing)
+    return manager
+
+
+def find_ranges(float32_model, recipe, pictures, percentile=100.0):
+    """Finds the range of each tensor over all pictures.
+
+    The quantizer's own calibration of several pictures is a moving average that begins at the first.
+
+    Args:
+        float32_model: Bytes of a .tflite file with one input.
+        recipe: Key of `RECIPES` that is calibrated.
+        pictures: Normalized float32 array `(n, height, width, channels)`.
+        percentile: Float from above 50 to 100. At 100 the range is from the smallest to the largest value. Below, it ends where in the picture
+            with the largest values that percentage of them is below, and likewise at the other end, so that rare outliers are cut off and the
+            others have finer steps.
+
+    Returns:
+        A dictionary from names of tensors to `{"min": array, "max": array}`.
+    """
+    from litert_quantizer.calibrator import Calibrator
+    from litert_quantizer.utils.qsv_utils import min_max_update
+
+    model = _prepare(float32_model, recipe)
+    with _silence():
+        # Of all tensors, whatever the recipe takes of them.
+        calibrator = Calibrator(model, num_threads=2, qsv_update_func=lambda old, new: min_max_update(old, new) if new else old)
+        calibrator.calibrate({"serving_default": [{"image": picture[None]} for picture in pictures]}, _all_integers(8))
+        ranges = calibrator.get_model_qsvs()
+    if percentile == 100.0:
+        return ranges
+    narrow = {}
+    for tensors in tflite.run_with_all_tensors(model, pictures, {name for name, limits in ranges.items() if limits}):
+        for name, array in tensors.items():
+            narrow.setdefault(name, []).append(np.percentile(array, [100 - percentile, percentile]))
+    for name, ends in narrow.items():
+        lowest, highest = np.min(ends, axis=0)[0], np.max(ends, axis=0)[1]
+        for end, value in (("min", lowest), ("max", highest)):
+            ranges[name][end] = np.full_like(ranges[name][end], value)
+    return ranges
 
 
 @contextlib.contextmanager
@@ -129,26 +210,3 @@ def _silence():
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def find_ranges(quantizer, pictures):
-    """Finds the smallest and largest value of each tensor over all pictures.
-
-    The quantizer's own calibration of several pictures is a moving average that begins at the first.
-
-    Args:
-        quantizer: `litert_quantizer.quantizer.Quantizer`.
-        pictures: Array `(n, height, width, channels)`.
-
-    Returns:
-        A dictionary from names of tensors to `{"min": array, "max": array}`.
-    """
-    from litert_quantizer.utils.qsv_utils import min_max_update
-
-    ranges = {}
-    with _silence():
-        for picture in pictures:
-            found = quantizer.calibrate({"serving_default": [{"image": picture[None]}]}, num_threads=1)
-            for tensor, limits in found.items():
-                ranges[tensor] = min_max_update(ranges.get(tensor), limits) if limits else limits
-    return ranges

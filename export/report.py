@@ -1,53 +1,52 @@
 """The report of a bundle: as JSON for programs, as Markdown for people."""
 
 import json
-import platform
-import time
 
-import numpy as np
+from swin_keras.edge_demo.bench import coverage_in_words
+from swin_keras.export import charts
+from swin_keras.export.recipes import RECIPES
 
-WARM_UP, RUNS = 3, 20
-
-
-def measure_latencies(runners, picture, threads):
-    """Times each model on this machine, taking turns so that all see the same load.
-
-    Args:
-        runners: Dictionary from recipe to a function of one picture.
-        picture: float32 array `(1, height, width, channels)`.
-        threads: Integer. For the record.
-
-    Returns:
-        Dictionary from recipe to `median` and `p90` in milliseconds, the number of `runs` and of `threads`.
-    """
-    times = {recipe: [] for recipe in runners}
-    for turn in range(WARM_UP + RUNS):
-        for recipe, run in runners.items():
-            started = time.perf_counter()
-            run(picture)
-            if turn >= WARM_UP:
-                times[recipe].append(1000 * (time.perf_counter() - started))
-    return {
-        recipe: {"median": float(np.median(ms)), "p90": float(np.percentile(ms, 90)), "runs": RUNS, "threads": threads}
-        for recipe, ms in times.items()
-    }
+# In the folder report/ of a bundle.
+PICTURES = ("recipes.png", "products.png")
 
 
 def table(report):
-    """Returns the lines of a Markdown table: recipe, size, accuracy, agreement with Keras, latency."""
+    """Returns the lines of a Markdown table: recipe, size, accuracy, agreement with Keras, latency, memory."""
     lines = [
-        "| recipe | size | top-1 | agreement with Keras | SNR | latency, median |",
-        "|---|---|---|---|---|---|",
+        "| recipe | size | top-1 | agreement with Keras | SNR | latency, median | peak memory |",
+        "|---|---|---|---|---|---|---|",
     ]
     if report["keras"]["top1"] is not None:
-        lines.append(f"| Keras | | {_percent(report['keras']['top1'])} | | | |")
+        lines.append(f"| Keras | | {_percent(report['keras']['top1'])} | | | | |")
     for recipe, measured in report["recipes"].items():
         fidelity = measured["fidelity"]
         lines.append(
             f"| {recipe} | {measured['bytes'] / 1e6:.2f} MB | {_percent(measured['top1'])} | {_percent(fidelity['top1_agreement'])} "
-            f"| {fidelity['snr_db']:.1f} dB | {measured['latency_ms']['median']:.2f} ms |"
+            f"| {fidelity['snr_db']:.1f} dB | {_latency(measured)} | {_memory(measured)} |"
         )
     return lines
+
+
+def verdict(report, recipe):
+    """Says in a sentence what a recipe costs and gains."""
+    measured, limit = report["recipes"][recipe], RECIPES[recipe].min_snr_db
+    fidelity, top1, reference = measured["fidelity"], measured["top1"], report["keras"]["top1"]
+    if limit is None:
+        words = [f"differs from Keras by at most {fidelity['max_abs_diff']:.2g}"]
+    else:
+        words = [f"{fidelity['snr_db']:.1f} dB, {limit:.0f} required"]
+    if top1 is not None:
+        words.append(f"{100 * (reference - top1):.2f} points of top-1 lost")
+    elif fidelity["top1_agreement"] is not None:
+        words.append(f"same top-1 as Keras on {_percent(fidelity['top1_agreement'])}")
+    plain = report["recipes"].get("float32")
+    if plain and recipe != "float32":
+        words.append(f"{measured['bytes'] / plain['bytes']:.2f} of float32's size")
+        if measured["latency_ms"]:
+            words.append(f"{measured['latency_ms']['median'] / plain['latency_ms']['median']:.2f} of its time here")
+    if measured.get("kept_float"):
+        words.append(f"left in float32: {', '.join(measured['kept_float'])}")
+    return "ships: " + "; ".join(words)
 
 
 def read(folder):
@@ -68,33 +67,69 @@ def read(folder):
 
 
 def write(report, folder):
-    """Writes report.json and report.md into a folder."""
+    """Writes report.json, report.md and report/*.png into a folder."""
+    for recipe, measured in report["recipes"].items():
+        measured["verdict"] = verdict(report, recipe)
+    series = {recipe: measured["products_snr_db"] for recipe, measured in report["recipes"].items() if measured.get("products_snr_db")}
+    bars = {
+        recipe: {
+            "size, MB": measured["bytes"] / 1e6,
+            "latency, ms": (measured["latency_ms"] or {}).get("median"),
+            "peak memory, MB": measured["peak_memory_mb"],
+        }
+        for recipe, measured in report["recipes"].items()
+    }
+    (folder / "report").mkdir()
+    charts.draw_recipes(bars, folder / "report" / PICTURES[0])
+    if series:
+        charts.draw_products(series, folder / "report" / PICTURES[1])
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    first = next(iter(report["recipes"].values()))
+    samples = next(iter(report["recipes"].values()))["fidelity"]["samples"]
+    latency = next((measured["latency_ms"] for measured in report["recipes"].values() if measured["latency_ms"]), None)
+    machine = report["machine"]
     lines = [
         f"# {report['model']['name']}",
         "",
-        f"{report['model']['parameters']:,} parameters, input {'x'.join(map(str, report['model']['input']))}.",
+        f"{report['model']['parameters']:,} parameters, input {'x'.join(map(str, report['model']['input']))}, {report['model']['layout']} layout.",
         "",
         *table(report),
         "",
-        f"Agreement and SNR on {first['fidelity']['samples']} {report['model']['fidelity_on']}. Latency on {platform.machine()}, "
-        f"{first['latency_ms']['threads']} threads, {first['latency_ms']['runs']} runs taking turns.",
+        f"Agreement and SNR on {samples} {report['model']['fidelity_on']}. Peak memory of a process that loads the file with ai-edge-litert "
+        f"{machine['ai_edge_litert']} and runs it once. "
+        + (f"Latency with {latency['threads']} threads, {latency['runs']} runs taking turns. " if latency else "")
+        + f"Machine: {machine['processor'] or machine['architecture']}, {machine['cores']} cores.",
+        "",
+        "![Size, latency and peak memory of each recipe](report/recipes.png)",
         "",
     ]
+    if series:
+        lines += ["![SNR of the output of each matrix product](report/products.png)", ""]
     for recipe, measured in report["recipes"].items():
-        delegate = measured["delegate"]
-        left = ", ".join(f"{count} {operator}" for operator, count in delegate["left"].items())
-        partitions = f"{delegate['partitions']} partition{'s' if delegate['partitions'] != 1 else ''}"
         lines += [
             f"## {recipe}",
             "",
-            f"XNNPACK runs {delegate['delegated']} of {delegate['nodes']} nodes in {partitions}{f'; left: {left}' if left else ''}.",
+            f"{RECIPES[recipe].summary[0].upper()}{RECIPES[recipe].summary[1:]}.",
             "",
-            "Operators: " + ", ".join(f"{count} {operator}" for operator, count in measured["ops"].items()) + ".",
+            f"S{measured['verdict'][1:]}.",
             "",
         ]
+        noise = measured["fidelity_on_noise"]
+        lines += [f"On {noise['samples']} pictures of seeded noise: {noise['snr_db']:.1f} dB.", ""]
+        if measured["delegate"]:
+            operators = ", ".join(f"{count} {operator}" for operator, count in measured["ops"].items())
+            lines += [f"XNNPACK runs {coverage_in_words(measured['delegate'])}.", "", f"Operators: {operators}.", ""]
+        if measured.get("products_snr_db"):
+            worst = sorted(measured["products_snr_db"].items(), key=lambda item: item[1])[:5]
+            lines += ["Furthest from float32: " + ", ".join(f"{name} ({snr:.1f} dB)" for name, snr in worst) + ".", ""]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _latency(measured):
+    return "" if measured["latency_ms"] is None else f"{measured['latency_ms']['median']:.2f} ms"
+
+
+def _memory(measured):
+    return "" if measured["peak_memory_mb"] is None else f"{measured['peak_memory_mb']:.0f} MB"
 
 
 def _percent(fraction):

@@ -1,13 +1,17 @@
 """From the deploy graph to a .tflite file, and what such a file holds."""
 
+import collections
+import contextlib
+import gc
 import pathlib
 import tempfile
 import warnings
 
-from swin_keras.edge_demo.classifier import quietly
-
 from swin_keras.layers.windows import MASKED_LOGIT
 from swin_keras.quiet import quiet_native
+
+_MOVES = {"RESHAPE", "TRANSPOSE", "SLICE", "CONCATENATION", "SPLIT", "PAD"}
+_PRODUCTS = {"FULLY_CONNECTED", "BATCH_MATMUL"}
 
 
 def convert(deploy, output_names):
@@ -36,9 +40,11 @@ def convert(deploy, output_names):
         archive = keras.export.ExportArchive()
         archive.track(deploy)
         archive.add_endpoint("serving_default", serve, [tf.TensorSpec(deploy.inputs[0].shape, tf.float32, name="image")])
-        archive.write_out(pathlib.Path(folder) / "saved_model", verbose=False)
+        with disk_errors():
+            archive.write_out(pathlib.Path(folder) / "saved_model", verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(pathlib.Path(folder) / "saved_model"))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        gc.collect()  # What was loaded is garbage in a cycle by now: 200 MB of Swin-T's peak.
         try:
             return converter.convert()
         except Exception as error:  # A class of TensorFlow's own, which is not public.
@@ -47,6 +53,17 @@ def convert(deploy, output_names):
         f"Expected a model of operations that are built into the device runtime. Received: {deploy.name!r}, which does not convert: "
         f"{str(failure)[:300]}. Replace the operation it names."
     ) from failure
+
+
+@contextlib.contextmanager
+def disk_errors():
+    """Turns TensorFlow's own errors, of a full disk for one, into `OSError`."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"Expected to write the model in TensorFlow's format. {error.message}") from error
 
 
 def clip_masks(model):
@@ -83,23 +100,107 @@ def clip_masks(model):
     return bytes(content)
 
 
+def operators(model):
+    """Returns the name of each operator of a .tflite file, given as bytes, as the quantizer spells it, with its kind, in order of execution."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = schema.Model.GetRootAs(model)
+    graph = file.Subgraphs(0)
+    found = []
+    for operator in map(graph.Operators, range(graph.OperatorsLength())):
+        outputs = "".join(f"{graph.Tensors(tensor).Name().decode()};" for tensor in operator.OutputsAsNumpy())
+        found.append((outputs, _kind(file.OperatorCodes(operator.OpcodeIndex()))))
+    return found
+
+
+def moves_beside_products(model, keep_float=()):
+    """Finds the operators that only move numbers and whose input comes, or output goes, through such operators alone, from or to matrix products.
+
+    Where it comes from a product, that product is among them: its output and theirs are one set of numbers.
+
+    Args:
+        model: Bytes of a .tflite file.
+        keep_float: Names of products that do not count.
+
+    Returns:
+        Names and kinds, as `operators` gives them.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = schema.Model.GetRootAs(model).Subgraphs(0)
+    named = operators(model)
+    products = {i for i, (name, kind) in enumerate(named) if kind in _PRODUCTS and name not in keep_float}
+    inputs = [graph.Operators(i).InputsAsNumpy().tolist() for i in range(len(named))]
+    outputs = [graph.Operators(i).OutputsAsNumpy().tolist() for i in range(len(named))]
+    producer = {tensor: i for i, tensors in enumerate(outputs) for tensor in tensors}
+    consumers = {}
+    for i, tensors in enumerate(inputs):
+        for tensor in tensors:
+            consumers.setdefault(tensor, []).append(i)
+    # `None` stands for what is outside: the picture, and whoever takes the outputs.
+    for tensor in graph.InputsAsNumpy().tolist():
+        producer[tensor] = None
+    for tensor in graph.OutputsAsNumpy().tolist():
+        consumers.setdefault(tensor, []).append(None)
+    sources = [[producer[tensor] for tensor in tensors if tensor in producer] for tensors in inputs]
+    sinks = [[consumer for tensor in tensors for consumer in consumers.get(tensor, [None])] for tensors in outputs]
+
+    def reach(neighbours, order):
+        """The moves all of whose neighbours are products or such moves."""
+        found = set()
+        for i in order:
+            if named[i][1] in _MOVES and neighbours[i] and all(n in found or n in products for n in neighbours[i]):
+                found.add(i)
+        return found
+
+    from_product = reach(sources, range(len(named)))
+    beside = from_product | reach(sinks, reversed(range(len(named))))
+    beside |= {source for i in from_product for source in sources[i] if source in products and named[source][1] == "FULLY_CONNECTED"}
+    return [named[i] for i in sorted(beside)]
+
+
+def run_with_all_tensors(model, pictures, names):
+    """Runs a .tflite file, given as bytes, on each picture without XNNPACK.
+
+    Yields:
+        For each picture a dictionary from those of `names` that are activations to arrays in float32, dequantized where they are of integers.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(model_content=model, experimental_op_resolver_type=plain, experimental_preserve_all_tensors=True, num_threads=2)
+    interpreter.allocate_tensors()
+    graph = schema.Model.GetRootAs(model).Subgraphs(0)
+    produced = {int(tensor) for i in range(graph.OperatorsLength()) for tensor in graph.Operators(i).OutputsAsNumpy()}
+    details = [tensor for tensor in interpreter.get_tensor_details() if tensor["index"] in produced and tensor["name"] in names]
+    (image,) = interpreter.get_input_details()
+    for picture in pictures:
+        interpreter.set_tensor(image["index"], picture[None])
+        interpreter.invoke()
+        arrays = {}
+        for tensor in details:
+            array, (scale, zero) = interpreter.get_tensor(tensor["index"]), tensor["quantization"]
+            arrays[tensor["name"]] = (array.astype("float32") - zero) * scale if scale else array.astype("float32")
+        yield arrays
+
+
+def _kind(code):
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    # Files of old converters hold the code in the first field only, those of new ones in both.
+    name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+    return code.CustomCode().decode() if name == "CUSTOM" else name
+
+
 def count_operators(model):
     """Returns `{operator: count}` of a .tflite file, given as bytes, and the highest rank of its tensors."""
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    file = schema.Model.GetRootAs(model)
-    graph = file.Subgraphs(0)
-    operators = {}
-    for i in range(graph.OperatorsLength()):
-        code = file.OperatorCodes(graph.Operators(i).OpcodeIndex())
-        # Files of old converters hold the code in the first field only, those of new ones in both.
-        name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-        if name == "CUSTOM":
-            name = code.CustomCode().decode()
-        operators[name] = operators.get(name, 0) + 1
+    graph = schema.Model.GetRootAs(model).Subgraphs(0)
     rank = max(graph.Tensors(i).ShapeLength() for i in range(graph.TensorsLength()))
-    return dict(sorted(operators.items())), rank
+    return dict(sorted(collections.Counter(kind for _, kind in operators(model)).items())), rank
 
 
 def output_indices(model, names):
@@ -111,38 +212,3 @@ def output_indices(model, names):
     tensors = [signature.Outputs(i) for i in range(signature.OutputsLength())]
     indices = {tensor.Name().decode(): outputs.index(tensor.TensorIndex()) for tensor in tensors}
     return [indices[name] for name in names]
-
-
-def delegate_coverage(model):
-    """Says how much of a .tflite file, given as bytes, XNNPACK runs.
-
-    Returns:
-        A dictionary: `nodes` of the graph, how many of them are `delegated`, in how many `partitions`, and the operators
-        that are `left` with their counts.
-    """
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    plain = Interpreter(model_content=model, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
-    delegated = Interpreter(model_content=model)
-    plain.allocate_tensors()
-    quietly(delegated.allocate_tensors)
-    # There is no public list of a graph's nodes. tests/export/test_tflite.py notices if this one changes.
-    nodes = plain._get_ops_details()
-    partitions = [node for node in delegated._get_ops_details() if node["op_name"] == "DELEGATE"]
-
-    producer = {int(tensor): node for node in nodes for tensor in node["outputs"]}
-    covered = {}
-    for partition in partitions:
-        inputs, waiting = {int(tensor) for tensor in partition["inputs"]}, [int(tensor) for tensor in partition["outputs"]]
-        while waiting:
-            tensor = waiting.pop()
-            node = producer.get(tensor)
-            if node is None or tensor in inputs or node["index"] in covered:
-                continue
-            covered[node["index"]] = node
-            waiting += [int(t) for t in node["inputs"] if t >= 0]
-    left = {}
-    for node in nodes:
-        if node["index"] not in covered:
-            left[node["op_name"]] = left.get(node["op_name"], 0) + 1
-    return {"nodes": len(nodes), "delegated": len(covered), "partitions": len(partitions), "left": left}

@@ -7,6 +7,7 @@ import pathlib
 import sys
 
 from swin_keras.edge_demo import __main__ as edge_main
+from swin_keras.edge_demo import bench
 from swin_keras.quiet import quiet_native
 
 _DATA = "digits: built in; folder:PATH: pictures in a sub-folder for each class; tfds:NAME: of tensorflow-datasets"
@@ -118,8 +119,25 @@ def _parser():
     command.add_argument("--labels", metavar="FILE", help="text file with a class name on each line")
     command.add_argument("--calibration", metavar="SRC", help=f"training pictures for hybrid_int8, full_int8 and int16x8: {_DATA}")
     command.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its sets")
-    command.add_argument("--layout", default="portable", metavar="NAME", help="portable, the default: what every accelerator takes")
+    command.add_argument("--data", metavar="SRC", help="test pictures with labels, on which each file's accuracy is measured for the report")
+    command.add_argument(
+        "--accuracy-budget",
+        type=float,
+        metavar="POINTS",
+        help="leave in float32 what costs the most, until a file loses at most so many points of accuracy on --data, or else of agreement with Keras",
+    )
+    command.add_argument("--percentile", type=float, default=100.0, metavar="P", help="of activations that a range holds (default: 100, all)")
+    command.add_argument(
+        "--layout", default="portable", metavar="NAME", help="portable (the default): what every accelerator takes; cpu: fewer operators"
+    )
+    command.add_argument("--migrate", action="store_true", help="move part of the range of activations into weights before quantizing")
+    command.add_argument("--size", nargs=2, type=edge_main.positive_integer, metavar=("H", "W"), help="of the pictures, in place of the model's own")
+    command.add_argument("--gelu", default="exact", metavar="NAME", help="exact (the default) or tanh")
+    command.add_argument("--fp16-safe-norm", action="store_true", help="normalizations that hold in half precision whatever the activations")
     command.add_argument("--json", action="store_true", help="print the report as one line of JSON")
+
+    command = add("bench", bench.run, "measure time, memory and XNNPACK coverage of a bundle's files on this machine")
+    bench.add_arguments(command)
 
     command = add("classify", edge_main.run, "classify pictures with a bundle")
     edge_main.add_arguments(command)
@@ -255,12 +273,18 @@ def _export(arguments):
     from swin_keras.export import export_bundle, load_source, report
     from swin_keras.training.data import check_outside
 
-    check_outside(arguments.calibration, arguments.out, "bundle")
+    for pictures in (arguments.calibration, arguments.data):
+        check_outside(pictures, arguments.out, "bundle")
 
     log = _log_to_standard_error if arguments.json else _log
     source = load_source(arguments.model)
     if labels is not None:
         source.labels, source.labels_from = labels, arguments.labels
+    if arguments.size:
+        from swin_keras.models import at_size
+
+        source.model = at_size(source.model, *arguments.size)
+        source.preprocessing = source.preprocessing and source.preprocessing.at_size(*arguments.size)
     log(f"labels: {source.labels_from}; preprocessing: {source.preprocessing_from}")
     result = export_bundle(
         source.model,
@@ -270,6 +294,12 @@ def _export(arguments):
         calibration=None if arguments.calibration is None else _calibration(arguments, source, log),
         labels=source.labels,
         preprocessing=source.preprocessing,
+        data=None if arguments.data is None else _labelled(arguments, source, log),
+        accuracy_budget=arguments.accuracy_budget,
+        percentile=arguments.percentile,
+        migrate=arguments.migrate,
+        gelu=arguments.gelu,
+        fp16_safe_norm=arguments.fp16_safe_norm,
         weights=pathlib.Path(arguments.model).name,
         log=log,
     )
@@ -278,14 +308,30 @@ def _export(arguments):
 
 def _calibration(arguments, source, log):
     """Gives pictures, read only when they are asked for: by then the export has found the model and its arguments right."""
+    images = _load(arguments.calibration, "train", arguments, source, log)
+    with images.reading():
+        yield images.sample("train", _CALIBRATION_PICTURES)
+
+
+def _labelled(arguments, source, log):
+    """Gives test pictures and their classes, likewise."""
+    images = _load(arguments.data, "test", arguments, source, log)
+    if source.labels is not None and images.labels != source.labels:
+        raise ValueError(
+            f"`--data` must have the model's {len(source.labels)} classes in its order. Received: {len(images.labels)}, {images.labels[:3]}... "
+            "`swin-keras evaluate BUNDLE --data SRC` matches them by name."
+        )
+    with images.reading():
+        yield from images.batches("test", 64).as_numpy_iterator()
+
+
+def _load(data, split, arguments, source, log):
     from swin_keras.preprocessing import Preprocessing
     from swin_keras.training import load_data
 
     shape = source.model.input_shape[1:]
     preprocessing = source.preprocessing or Preprocessing.official(*shape[:2])
-    images = load_data(arguments.calibration, shape, splits=("train",), preprocessing=preprocessing, data_dir=arguments.data_dir, log=log)
-    with images.reading():
-        yield images.sample("train", _CALIBRATION_PICTURES)
+    return load_data(data, shape, splits=(split,), preprocessing=preprocessing, data_dir=arguments.data_dir, log=log)
 
 
 def _read_labels(path):

@@ -65,6 +65,34 @@ def test_export_calibrates_on_a_data_set(nano, tmp_path, capsys, refused):
     assert (tmp_path / "bundle" / "hybrid_int8.tflite").is_file() and "| hybrid_int8 |" in capsys.readouterr().out
 
 
+def test_export_builds_the_model_for_another_size_and_measures_accuracy(tmp_path, capsys, refused):
+    from conftest import randomize
+
+    import swin_keras
+
+    model = randomize(swin_keras.create_model(NANO, num_classes=10, input_shape=(None, None, 3)))
+    model.save(tmp_path / "model.keras")
+    export = ["export", tmp_path / "model.keras", "--out", tmp_path / "bundle", "--recipe", "float32"]
+    assert "on the command line, --size H W" in refused(*export)
+    assert "expected a whole number from 1, received '0'" in refused(*export, "--size", "0", "32")
+    arguments = [*export, "--size", "24", "40", "--data", "digits", "--accuracy-budget", "5", "--json"]
+    assert main([str(argument) for argument in arguments]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["model"]["input"] == [1, 24, 40, 3] and 0 < report["keras"]["top1"] == report["recipes"]["float32"]["top1"] < 0.5
+    description = json.loads((tmp_path / "bundle" / "model.json").read_text())
+    assert description["preprocessing"]["crop"] == [24, 40] and description["preprocessing"]["resize"] == [27, 45]
+
+    assert main(["bench", "--bundle", str(tmp_path / "bundle"), "--runs", "2", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)["recipes"]["float32"]
+    assert measured["latency_ms"]["runs"] == 2 and measured["delegate"] == report["recipes"]["float32"]["delegate"]
+
+
+def test_export_refuses_labelled_pictures_of_other_classes(nano, tmp_path, refused):
+    message = refused("export", nano, "--out", tmp_path / "bundle", "--data", "digits")
+    assert "`--data` must have the model's 3 classes in its order. Received: 10, ['0', '1', '2']" in message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_export_labels_file_goes_before_the_workdir(nano, tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("Ameise\nBiene\nKätzchen\n", encoding="utf-8")
     arguments = ["export", nano, "--out", tmp_path / "bundle", "--recipe", "float32", "--labels", tmp_path / "labels.txt", "--json"]
@@ -250,6 +278,9 @@ def test_export_refuses_a_truncated_or_foreign_zip(nano, tmp_path, refused):
     [
         (["{model}", "--out", "{out}", "--recipe", "int4"], "`recipes` must be some of"),
         (["{model}", "--out", "{out}", "--layout", "npu"], "`layout` must be one of"),
+        (["{model}", "--out", "{out}", "--percentile", "20"], "`percentile` must be above 50"),
+        (["{model}", "--out", "{out}", "--accuracy-budget", "-3"], "`accuracy_budget` must be points"),
+        (["{model}", "--out", "{out}", "--migrate"], "`calibration` must be pictures for migration"),
         (["{model}", "--out", "{out}", "--labels", "{gone}"], "which is no file"),
         (["{model}", "--out", "{out}", "--labels", "{two}"], "each of the model's 3 classes. Received: 2 names"),
         (["{model}", "--out", "{out}", "--labels", "{model}"], "Expected UTF-8 text"),

@@ -6,6 +6,9 @@ from swin_keras.layers import AbsolutePositionEmbedding, SwinBlock
 from swin_keras.models.backbone import SwinBackbone
 from swin_keras.weights.resize import resize_bicubic
 
+# Ends of the names of weights whose entries belong to places in a window.
+_OF_A_WINDOW = ("relative_position_bias_table", "spatial_mlp/kernel", "spatial_mlp/bias")
+
 
 def at_size(model, height, width):
     """Builds a functional model again for pictures of another size, with the same weights.
@@ -37,7 +40,9 @@ def at_size(model, height, width):
     for layer in (layer for layer in model.layers if layer.weights):
         twin = resized.get_layer(layer.name)
         for old, new in zip(layer.weights, twin.weights, strict=True):
-            new.assign(old if old.shape == new.shape else _resize(layer, twin, old, new))
+            # Windows of 7x3 and 3x7 have tables of one shape.
+            same = old.shape == new.shape and getattr(layer, "fitted_window", None) == getattr(twin, "fitted_window", None)
+            new.assign(old if same or (old.shape == new.shape and not old.path.endswith(_OF_A_WINDOW)) else _resize(layer, twin, old, new))
     return resized
 
 

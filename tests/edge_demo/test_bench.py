@@ -83,6 +83,12 @@ def test_json_is_one_line_with_the_keys_of_the_report(bundle, capsys):
         assert row["delegate"] == report[recipe]["delegate"]
 
 
+def test_a_bundle_of_features_is_measured_too(copy, capsys):
+    edit(copy, lambda description: description.update(output_kind="features", recommended=dict.fromkeys(("cpu", "gpu", "npu"))))
+    assert bench_main("--bundle", copy, "--runs", "1", "--recipe", "float32", "--json") == 0
+    assert list(json.loads(capsys.readouterr().out)["recipes"]) == ["float32"]
+
+
 def test_text_is_the_machine_and_a_row_for_each_recipe_asked_for(bundle, capsys):
     from swin_keras.cli import main
 

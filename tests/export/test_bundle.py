@@ -44,7 +44,8 @@ def snapshot(folder):
 def test_bundle_holds_what_the_contract_lists_and_nothing_is_left_beside_it(bundle):
     folder, _ = bundle
     names = {path.name for path in folder.iterdir()}
-    assert names == {"model.json", "labels.txt", "report.json", "report.md", *(f"{recipe}.tflite" for recipe in RECIPES)}
+    assert names == {"model.json", "labels.txt", "report.json", "report.md", "report", *(f"{recipe}.tflite" for recipe in RECIPES)}
+    assert {path.name for path in (folder / "report").iterdir()} == {"products.png", "recipes.png"}
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
 
 
@@ -76,7 +77,9 @@ def test_report_has_the_contract_keys_and_measured_values(bundle, model, data):
         assert sum(measured["ops"].values()) >= measured["delegate"]["nodes"] == measured["delegate"]["delegated"] > 100
         assert 0 < measured["latency_ms"]["median"] <= measured["latency_ms"]["p90"]
         assert measured["latency_ms"]["runs"] >= 20 and measured["latency_ms"]["threads"] == 2
-        assert measured["fidelity"]["samples"] == 8
+        assert measured["fidelity"]["samples"] == 8 and measured["fidelity_on_noise"]["samples"] == 32
+        assert 20 < measured["peak_memory_mb"] < 500
+        assert measured["verdict"].startswith("ships: ")
         run = TFLiteModel((folder / f"{recipe}.tflite").read_bytes())
         assert measured["top1"] == np.mean([run(x[None]).argmax() == c for x, c in zip(pictures, classes, strict=True)])
 
@@ -141,7 +144,7 @@ def test_a_file_that_differs_too_much_does_not_ship_and_the_folder_stays(model, 
     before = snapshot(tmp_path)
     broken = recipes.quantize
     other = bundles.tflite.convert(export.to_deploy(randomize(swin_keras.create_model(NANO, num_classes=7), seed=5)), ["logits"])
-    monkeypatch.setattr(bundles, "quantize", lambda content, name, pictures: other if name == recipe else broken(content, name))
+    monkeypatch.setattr(bundles, "quantize", lambda content, name, ranges: other if name == recipe else broken(content, name))
     with pytest.raises(export.VerificationError, match=rf"{recipe} (differs from Keras by|has an SNR of) -?\d"):
         export.export_bundle(model, tmp_path / "bundle")
     assert snapshot(tmp_path) == before
@@ -149,7 +152,7 @@ def test_a_file_that_differs_too_much_does_not_ship_and_the_folder_stays(model, 
 
 def test_a_wrong_deploy_graph_does_not_ship(model, tmp_path, monkeypatch):
     wrong = export.to_deploy(randomize(swin_keras.create_model(NANO, num_classes=7), seed=5))
-    monkeypatch.setattr(bundles, "to_deploy", lambda model, layout: wrong)
+    monkeypatch.setattr(bundles, "to_deploy", lambda model, **options: wrong)
     with pytest.raises(export.VerificationError, match=r"deploy graph differs from Keras by \d"):
         export.export_bundle(model, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
@@ -387,16 +390,36 @@ def test_the_matrix_products_of_hybrid_int8_are_int8_and_the_rest_is_not(integer
 
 
 def test_ranges_are_the_true_minimum_and_maximum_over_all_pictures(integers):
-    from litert_quantizer.quantizer import Quantizer
-
     folder, _, pictures = integers
-    quantizer = Quantizer((folder / "float32.tflite").read_bytes(), recipes.RECIPES["full_int8"].quantization())
-    ranges = recipes.find_ranges(quantizer, pictures)
+    content = (folder / "float32.tflite").read_bytes()
+    ranges = recipes.find_ranges(content, "full_int8", pictures)
     image = next(limits for name, limits in ranges.items() if "image" in name)
     np.testing.assert_allclose([image["min"].item(), image["max"].item()], [pictures.min(), pictures.max()])
-    backwards = recipes.find_ranges(quantizer, pictures[::-1])
+    backwards = recipes.find_ranges(content, "full_int8", pictures[::-1])
     for name, limits in ranges.items():
         assert all(np.array_equal(limits[key], backwards[name][key]) for key in ("min", "max") if limits), name
+
+
+def test_percentiles_cut_a_range_where_they_lie_in_the_picture_with_the_largest_values(integers):
+    folder, _, pictures = integers
+    content = (folder / "float32.tflite").read_bytes()
+    ranges = recipes.find_ranges(content, "hybrid_int8", pictures)
+    narrow = recipes.find_ranges(content, "hybrid_int8", pictures, percentile=99.0)
+    product = next(name for name in ranges if "layers_1_blocks_0" in name and "fc1" in name.split(";")[0])
+    values = [tensors[product] for tensors in bundles.tflite.run_with_all_tensors(content, pictures)]
+    for end, percentile, widest in (("min", 1, np.min), ("max", 99, np.max)):
+        np.testing.assert_allclose(ranges[product][end].item(), widest(values), rtol=1e-5)
+        np.testing.assert_allclose(narrow[product][end].item(), widest([np.percentile(v, percentile) for v in values]), rtol=1e-5)
+
+
+def test_the_report_charts_every_product_of_every_integer_recipe(integers, bundle):
+    names = list(integers[1]["recipes"]["full_int8"]["products_snr_db"])
+    assert len(names) == 27 and names[0] == "patch_embed" and names[-1] == "output"
+    for recipe, measured in {**integers[1]["recipes"], **bundle[1]["recipes"]}.items():
+        expected = {"float32": None, "float16": None, "hybrid_int8": names[1:]}.get(recipe, names)
+        charted = measured["products_snr_db"]
+        # Products of two activations stay float in dynamic_int8, and some of its others come out the same by chance.
+        assert charted is expected is None or (set(charted) <= set(expected) and (recipe == "dynamic_int8" or list(charted) == expected)), recipe
 
 
 def test_integer_files_are_near_keras_and_int16_nearest(integers):
@@ -405,15 +428,18 @@ def test_integer_files_are_near_keras_and_int16_nearest(integers):
 
 
 def test_each_recipe_is_in_each_order_of_recommendation():
-    assert all(set(order) == set(recipes.RECIPES) and len(order) == len(recipes.RECIPES) for order in bundles._BEST_FIRST.values())
+    assert all(set(order) == set(recipes.RECIPES) - {"saved_model"} and len(order) == len(set(order)) for order in bundles._BEST_FIRST.values())
 
 
 def test_two_exports_of_one_model_give_the_same_files(model, integers, tmp_path):
     folder, _, pictures = integers
     assert json.loads((folder / "model.json").read_text())["recommended"] == {"cpu": "hybrid_int8", "gpu": "float32", "npu": "float32"}
     export.export_bundle(model, tmp_path / "again", recipes=("float32", "hybrid_int8", "full_int8", "int16x8"), calibration=pictures)
-    again = {name: content for name, content in snapshot(tmp_path / "again").items() if not name.startswith("report.")}
-    assert again == {name: content for name, content in snapshot(folder).items() if not name.startswith("report.")}
+    first, again = (
+        {name: content for name, content in snapshot(path).items() if not name.startswith("report.") and not name.endswith(".png")}
+        for path in (folder, tmp_path / "again")
+    )
+    assert first == again
 
 
 def test_masks_are_clipped_where_logits_are_integers_and_only_there(integers, model):
@@ -465,3 +491,113 @@ def test_only_the_masks_of_a_softmax_are_clipped(rng):
     model = keras.Model(image, keras.layers.Softmax()(keras.layers.Conv2D(4, 1)(x + some) + every))
     content = bundles.tflite.convert(model, ["map"])
     assert bundles.tflite.clip_masks(content) == content
+
+
+@pytest.fixture(scope="module")
+def tensorflow_bundle(model, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tensorflow") / "bundle"
+    return folder, export.export_bundle(model, folder, recipes=["saved_model"], preprocessing=EXACT, data=data)
+
+
+def test_saved_model_computes_what_keras_does_without_variables(tensorflow_bundle, model, rng):
+    import keras
+    import tensorflow as tf
+
+    folder, report = tensorflow_bundle
+    picture = rng.standard_normal((1, 32, 32, 3)).astype("float32")
+    received = keras.layers.TFSMLayer(folder / "saved_model", call_endpoint="serving_default")(picture)
+    np.testing.assert_allclose(received["logits"], model(picture), rtol=0, atol=1e-5)
+    signature = tf.saved_model.load(folder / "saved_model").signatures["serving_default"]
+    assert list(signature.structured_input_signature[1]) == ["image"] and signature.variables == ()
+    assert report["recipes"]["saved_model"]["top1"] == report["keras"]["top1"]
+
+
+def test_saved_model_is_listed_file_by_file_and_is_nothing_for_a_device(tensorflow_bundle):
+    folder, _ = tensorflow_bundle
+    description = json.loads((folder / "model.json").read_text())
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in (folder / "saved_model").rglob("*") if path.is_file()}
+    assert {file["file"]: file["sha256"] for file in description["files"]} == {
+        name: hashlib.sha256(content).hexdigest() for name, content in files.items()
+    }
+    assert description["recommended"] == dict.fromkeys(("cpu", "gpu", "npu"))
+    with pytest.raises(ValueError, match="a recommended recipe for cpu"):
+        Classifier(folder)
+
+
+def test_a_bundle_with_a_saved_model_runs_on_a_device_and_is_replaced_whole(model, tmp_path):
+    folder = tmp_path / "bundle"
+    export.export_bundle(model, folder, recipes=["saved_model", "float32"])
+    assert Classifier(folder).recipe == "float32"
+    with pytest.raises(ValueError, match="expected a recipe that is a .tflite file, received 'saved_model'"):
+        Classifier(folder, "saved_model")
+    export.export_bundle(model, folder, recipes=["float32"])
+    assert not (folder / "saved_model").exists()
+
+
+def test_files_say_how_to_normalize_and_name_the_classes_as_mediapipe_reads_it(bundle):
+    import zipfile
+
+    folder, _ = bundle
+    for recipe in RECIPES:
+        with zipfile.ZipFile(folder / f"{recipe}.tflite") as archive:
+            assert archive.read("labels.txt").decode().splitlines() == [f"class {i} é" for i in range(7)]
+
+
+def test_only_files_with_integers_are_migrated(model, tmp_path, integers):
+    folder, plain, pictures = integers
+    report = export.export_bundle(model, tmp_path / "bundle", recipes=["float32", "hybrid_int8"], calibration=pictures, migrate=True)
+    assert (tmp_path / "bundle" / "float32.tflite").read_bytes() == (folder / "float32.tflite").read_bytes()
+    # A scale before query, key and value and before the MLP of four blocks, and before the reduction.
+    assert report["recipes"]["hybrid_int8"]["ops"]["MUL"] == plain["recipes"]["hybrid_int8"]["ops"]["MUL"] + 9
+
+
+@pytest.mark.parametrize("options", [{"layout": "cpu"}, {"gelu": "tanh"}, {"fp16_safe_norm": True}], ids=str)
+def test_each_form_of_the_graph_ships(model, tmp_path, options):
+    report = export.export_bundle(model, tmp_path / "bundle", recipes=["float32", "dynamic_int8"], **options)
+    assert report["model"]["layout"] == options.get("layout", "portable")
+    operators = report["recipes"]["float32"]["ops"]
+    assert ("GATHER" in operators, "REDUCE_MAX" in operators) == ("layout" in options, "fp16_safe_norm" in options)
+    assert (report["recipes"]["float32"]["fidelity"]["max_abs_diff"] > 1e-5) == ("gelu" in options)
+
+
+def test_attention_maps_of_a_backbone_are_outputs_of_the_file(tmp_path, rng):
+    small = {"input_shape": (32, 48, 3), "embed_dim": 12, "depths": (2, 1), "num_heads": (2, 3), "window_size": 4}
+    backbone = randomize(swin_keras.create_backbone(NANO, return_attention=True, **small))
+    export.export_bundle(backbone, tmp_path / "bundle", recipes=["float32"])
+    description = json.loads((tmp_path / "bundle" / "model.json").read_text())
+    shapes = {output["name"]: output["shape"] for output in description["outputs"]}
+    assert shapes["layers_0_blocks_1_attention"] == [6, 2, 16, 16] and shapes["stage2"] == [1, 4, 6, 24]
+    x = rng.standard_normal((1, 32, 48, 3)).astype("float32")
+    received = outputs_of_the_file(tmp_path / "bundle", x)
+    for name, expected in backbone(x).items():
+        np.testing.assert_allclose(received[name].reshape(expected.shape), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"accuracy_budget": -1}, "`accuracy_budget` must be points of top-1 from 0 to 100. Received: accuracy_budget=-1"),
+        ({"accuracy_budget": "0.3"}, "`accuracy_budget` must be points"),
+        ({"migrate": True}, "`calibration` must be pictures for migration. Received: None"),
+        ({"percentile": 50}, "`percentile` must be above 50 and at most 100. Received: percentile=50"),
+        ({"gelu": "relu"}, "`gelu` must be one of"),
+    ],
+)
+def test_options_that_are_out_of_range_are_refused(model, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        export.export_bundle(model, tmp_path / "bundle", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_leaves_what_costs_accuracy_in_float32_and_the_report_names_it(model, tmp_path, monkeypatch):
+    pictures = np.random.default_rng(3).standard_normal((40, 32, 32, 3)).astype("float32")
+    classes = model.predict(pictures, verbose=0).argmax(-1)
+    plain = export.export_bundle(model, tmp_path / "plain", recipes=["full_int8"], calibration=pictures, data=[(pictures, classes)])
+    lost = 1 - plain["recipes"]["full_int8"]["top1"]
+    assert lost > 0.05 and plain["recipes"]["full_int8"]["kept_float"] == []
+    report = export.export_bundle(
+        model, tmp_path / "bundle", recipes=["full_int8"], calibration=pictures, data=[(pictures, classes)], accuracy_budget=2.5
+    )
+    measured = report["recipes"]["full_int8"]
+    assert 1 - measured["top1"] <= 0.025 and measured["kept_float"]
+    assert f"left in float32: {', '.join(measured['kept_float'])}" in (tmp_path / "bundle" / "report.md").read_text()

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from conftest import dtype_policy, randomize
 from swin_keras.export import to_deploy
-from swin_keras.export.deploy_layers import DeployLayerNormalization, DeploySwinBlock
+from swin_keras.export.deploy_layers import NORMS, DeployLayerNormalization, DeploySwinBlock, DeploySwinBlockV2, standardize, token_order
 
 import swin_keras
 from swin_keras.layers import MLP, PatchEmbedding, PatchMerging, SwinBlock
@@ -16,14 +16,14 @@ def nano(**overrides):
     return randomize(swin_keras.create_model(NANO, **{"num_classes": 7, **overrides}))
 
 
-def assert_deploys_equal(model, rng, **kwargs):
-    """The deploy graph gives what the model gives, on each of three pictures."""
-    deploy = to_deploy(model, **kwargs)
+def assert_deploys_equal(model, rng, **options):
+    """The deploy graph in each layout gives what the model gives, on each of three pictures. Returns the portable one."""
+    deploy = to_deploy(model, **options)
+    cpu = to_deploy(model, layout="cpu", **options)
     for picture in rng.standard_normal((3, 1, *deploy.input_shape[1:])).astype("float32"):
-        expected = model(picture) if not kwargs else None
-        received = deploy(picture)
-        for e, r in zip(keras.tree.flatten(expected), keras.tree.flatten(received), strict=True):
-            np.testing.assert_allclose(r, e, rtol=0, atol=1e-4 * max(1.0, float(np.abs(e).max())))
+        for received in (deploy(picture), cpu(picture)):
+            for e, r in zip(keras.tree.flatten(model(picture)), keras.tree.flatten(received), strict=True):
+                np.testing.assert_allclose(np.reshape(r, e.shape), e, rtol=0, atol=1e-4 * max(1.0, float(np.abs(e).max())))
     return deploy
 
 
@@ -190,8 +190,9 @@ def test_bias_and_mask_are_one_constant_for_each_block():
     assert shifted.bias_and_mask.numpy().min() < -99 < -1 < plain.bias_and_mask.numpy().min()
 
 
-def test_deploy_graph_saves_and_reloads(rng, tmp_path):
-    deploy = to_deploy(nano())
+@pytest.mark.parametrize("layout", ["portable", "cpu"])
+def test_deploy_graph_saves_and_reloads(layout, rng, tmp_path):
+    deploy = to_deploy(nano(), layout=layout)
     deploy.save(tmp_path / "deploy.keras")
     picture = rng.standard_normal((1, 32, 32, 3)).astype("float32")
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "deploy.keras")(picture), deploy(picture))
@@ -216,24 +217,100 @@ def test_to_deploy_refuses_what_it_cannot_export(make, message):
 
 def test_to_deploy_refuses_unknown_sizes():
     image = keras.Input((None, 8, 3))
-    with pytest.raises(ValueError, match=r"fixed height, width and channels. Received: \(None, 8, 3\). Build the model at the size"):
+    with pytest.raises(ValueError, match=r"fixed height, width and channels. Received: \(None, 8, 3\). `swin_keras.models.at_size"):
         to_deploy(keras.Model(image, keras.layers.Conv2D(2, 3)(image)))
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (lambda: swin_keras.create_backbone(NANO, return_attention=True, **SMALL), "a `SwinBlock` with return_attention"),
-        (
-            lambda: swin_keras.create_backbone("swinv2_tiny_patch4_window8_256", return_attention=True, **SMALL),
-            "'layers_0_blocks_0', a `SwinBlockV2` with return_attention. Build",
-        ),
-    ],
-    ids=["V1", "V2"],
-)
-def test_to_deploy_refuses_by_name_what_it_does_not_fold(model, message):
-    with pytest.raises(ValueError, match=message):
-        to_deploy(model())
+@pytest.mark.parametrize("name", [NANO, "swinv2_tiny_patch4_window8_256"], ids=["V1", "V2"])
+def test_attention_maps_are_outputs_of_rank_4(name, rng):
+    overrides = {**SMALL, "depths": (2, 1), "window_size": (4, 3)}
+    deploy = assert_deploys_equal(randomize(swin_keras.create_backbone(name, return_attention=True, **overrides)), rng)
+    assert deploy.output["layers_0_blocks_1_attention"].shape == (8, 2, 12, 12)
+
+
+def gathers(deploy):
+    """For each layer of a deploy graph that can gather, whether tokens come and go row by row."""
+    return {layer.name: [order is None for order in layer.orders] for layer in deploy.layers if getattr(layer, "orders", None)}
+
+
+def test_cpu_layout_brings_tokens_back_in_rows_only_where_another_layer_takes_them():
+    names = ["layers_0_blocks_0", "layers_0_blocks_1", "layers_0_downsample", "layers_1_blocks_0"]
+    classifier = to_deploy(nano(depths=(2, 1)), layout="cpu")
+    assert gathers(classifier) == dict(zip(names, [[True, False], [False, False], [False, False], [False, True]], strict=True))
+    backbone = to_deploy(randomize(swin_keras.create_backbone(NANO, input_shape=(32, 32, 3), depths=(2, 1))), layout="cpu")
+    assert gathers(backbone) == dict(zip(names, [[True, False], [False, True], [True, False], [False, True]], strict=True))
+    padded = to_deploy(nano(depths=(2, 1), window_size=3), layout="cpu")
+    assert gathers(padded) == {"layers_0_downsample": [True, True]}
+
+
+def test_token_order_is_that_of_rolled_windows_row_by_row():
+    # A 4x6 grid rolled up by 1 and left by 2, in windows of 2x3.
+    assert token_order((4, 6), ((2, 3), (1, 2))).tolist() == [
+        *(8, 9, 10, 14, 15, 16),
+        *(11, 6, 7, 17, 12, 13),
+        *(20, 21, 22, 2, 3, 4),
+        *(23, 18, 19, 5, 0, 1),
+    ]
+    assert token_order((2, 3), None).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_tanh_gelu_replaces_the_exact_one(rng):
+    model = nano()
+    picture = rng.standard_normal((1, 32, 32, 3)).astype("float32")
+    difference = np.abs(to_deploy(model, gelu="tanh")(picture) - model(picture)).max()
+    assert 1e-6 < difference < 1e-2
+    deploy = to_deploy(model, gelu="tanh")
+    assert all(layer.approximate_gelu for layer in deploy.layers if isinstance(layer, DeploySwinBlock))
+
+
+@pytest.mark.parametrize("name", [NANO, "swinv2_tiny_patch4_window8_256", "swin_mlp_tiny_c24_patch4_window8_256"], ids=["V1", "V2", "MLP"])
+def test_norms_for_half_precision_compute_the_same(name, rng):
+    assert_deploys_equal(randomize(swin_keras.create_model(name, **{**SMALL, "depths": (2, 2)})), rng, fp16_safe_norm=True)
+
+
+def test_only_norms_for_half_precision_hold_large_activations_in_it(rng):
+    x = rng.standard_normal((5, 96))
+    x[:, 7] = (0, 300, -3000, 30, 20000)  # an outlier, as deep stages have them
+    x[0] = 1000 + 300 * x[0]  # and a mean whose sum alone is too large
+    x = np.concatenate([x, np.zeros((1, 96))]).astype("float16")
+    wide = x.astype("float64")
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+    received = {norm: np.asarray(standardize(keras.ops.convert_to_tensor(x), 1e-5, norm), "float64") for norm in NORMS}
+    np.testing.assert_allclose(received["fp16_safe"], expected, rtol=0, atol=0.02)
+    assert not np.allclose(received["plain"], expected, rtol=0, atol=0.5)
+
+
+def test_cosines_for_half_precision_hold_large_queries_and_keys(rng):
+    def similarity(norm, dtype):
+        block = DeploySwinBlockV2(2, (2, 2), (0, 0), "clamp", 8, 1e-5, norm=norm, dtype=dtype)
+        block.build((1, 2, 2, 64))
+        block.scale.assign(np.full((1, 2, 1, 1), 10 / 32))
+        return np.asarray(block._similarity(*(keras.ops.cast(x, dtype) for x in pair)), "float64")
+
+    pair = [np.float16(200 * rng.standard_normal((1, 2, 4, 32))) for _ in range(2)]
+    np.testing.assert_allclose(similarity("fp16_safe", "float16"), similarity("plain", "float32"), rtol=0, atol=0.05)
+    assert not np.allclose(similarity("plain", "float16"), similarity("plain", "float32"), rtol=0, atol=1)
+
+
+def test_a_block_that_does_not_fold_is_copied_with_a_warning_that_names_it(rng):
+    class Mine(SwinBlock):
+        def call(self, x, training=None):
+            return 2.0 * super().call(x, training=training)
+
+    image = keras.Input((8, 12, 6))
+    model = randomize(keras.Model(image, Mine(2, window_size=4, name="special")(image)))
+    with pytest.warns(UserWarning, match="Not folded, but copied: 'special', a Mine"):
+        deploy = to_deploy(model)
+    picture = rng.standard_normal((1, 8, 12, 6)).astype("float32")
+    np.testing.assert_allclose(deploy(picture), model(picture), rtol=0, atol=1e-4)
+
+
+def test_norms_agree_on_small_and_large_tokens(rng):
+    x = rng.standard_normal((6, 33)).astype("float32") * np.float32([[1e-6], [1e-3], [1e-2], [1], [1e2], [1e4]])
+    wide = x.astype("float64")
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+    for norm in NORMS:
+        np.testing.assert_allclose(standardize(keras.ops.convert_to_tensor(x), 1e-5, norm), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(0, -1, 3), ("a", 2.5, 3), (32, 32, 4)])
@@ -248,9 +325,11 @@ def test_to_deploy_refuses_two_inputs():
         to_deploy(keras.Model([a, b], keras.layers.Add()([a, b])))
 
 
-def test_to_deploy_refuses_an_unknown_layout():
-    with pytest.raises(ValueError, match=r"`layout` must be one of .*Received: layout='npu'"):
-        to_deploy(nano(), layout="npu")
+@pytest.mark.parametrize("option", [{"layout": "npu"}, {"gelu": "fast"}, {"fp16_safe_norm": "yes"}], ids=str)
+def test_to_deploy_refuses_an_unknown_option(option):
+    ((name, value),) = option.items()
+    with pytest.raises(ValueError, match=rf"`{name}` must be one of .*Received: {name}='{value}'"):
+        to_deploy(nano(), **option)
 
 
 def test_a_sequential_model_deploys(rng):

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 from conftest import randomize
+from swin_keras.edge_demo.bench import delegate_coverage
 from swin_keras.edge_demo.classifier import TFLiteModel
 from swin_keras.export import tflite, to_deploy
 
@@ -63,8 +64,27 @@ def test_operators_are_few(exported):
     assert sum(tflite.count_operators(exported[1])[0].values()) <= MOST_NODES.get(exported[3], 300)
 
 
+def test_the_layout_for_cpus_has_388_operators_of_which_xnnpack_leaves_11_gathers():
+    model = swin_keras.create_model("swin_tiny_patch4_window7_224")
+    content = tflite.convert(to_deploy(model, layout="cpu"), ["logits"])
+    operators, rank = tflite.count_operators(content)
+    assert sum(operators.values()) == 388 and rank <= 4
+    assert delegate_coverage(content)["left"] == {"GATHER": 11} == {"GATHER": operators["GATHER"]}
+
+
+def test_what_moves_to_a_product_but_is_an_output_too_stays_float():
+    import keras
+
+    image = keras.Input((4, 6, 3), batch_size=1)
+    moved = keras.ops.transpose(keras.layers.Conv2D(5, 1)(image), (0, 2, 1, 3))
+    product = keras.layers.Dense(7)(moved)
+    alone, seen = (tflite.convert(keras.Model(image, outputs), names) for outputs, names in ((product, ["a"]), ([product, moved], ["a", "b"])))
+    kinds = [[kind for _, kind in tflite.moves_beside_products(content)] for content in (alone, seen)]
+    assert "TRANSPOSE" in kinds[0] and "TRANSPOSE" not in kinds[1]
+
+
 def test_xnnpack_runs_every_node_in_one_partition(exported):
-    coverage = tflite.delegate_coverage(exported[1])
+    coverage = delegate_coverage(exported[1])
     assert coverage["partitions"] == 1
     assert coverage["delegated"] == coverage["nodes"] == sum(tflite.count_operators(exported[1])[0].values())
     assert coverage["left"] == {}
@@ -108,6 +128,6 @@ def test_coverage_names_what_a_delegate_leaves():
     x = keras.layers.Conv2D(5, 1)(image)
     x = keras.ops.cumsum(x, axis=1)
     model = keras.Model(image, keras.layers.Conv2D(2, 1)(x))
-    coverage = tflite.delegate_coverage(tflite.convert(model, ["map"]))
+    coverage = delegate_coverage(tflite.convert(model, ["map"]))
     assert coverage["left"] and coverage["delegated"] + sum(coverage["left"].values()) == coverage["nodes"]
     assert coverage["partitions"] >= 1

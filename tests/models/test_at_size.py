@@ -6,6 +6,7 @@ from conftest import array, randomize
 import swin_keras
 from swin_keras.models import at_size
 from swin_keras.preprocessing import Preprocessing
+from swin_keras.weights.resize import resize_bicubic
 
 NANO = "swin_nano_patch4_window4_32"
 V2 = "swinv2_tiny_patch4_window8_256"
@@ -34,6 +35,20 @@ def test_at_size_has_the_weights_that_a_checkpoint_gives_at_that_size(name, over
     assert resized.input_shape == (None, *size, 3) and resized.name == model.name
     pictures = rng.standard_normal((2, *size, 3)).astype("float32")
     np.testing.assert_allclose(array(resized(pictures)), array(expected(pictures)), rtol=0, atol=1e-5)
+
+
+def test_a_table_is_resized_where_only_the_sides_of_the_window_change_places(rng, tmp_path):
+    overrides = {**SMALL, "window_size": 4}
+    model = randomize(swin_keras.create_model(NANO, input_shape=(32, 16, 3), **overrides))  # the last windows are 4x2
+    turned = at_size(model, 16, 32)
+    block, twin = (m.get_layer("layers_1_blocks_0") for m in (model, turned))
+    assert (block.fitted_window, twin.fitted_window) == ((4, 2), (2, 4))
+    before, after = (array(b.attn.relative_position_bias_table) for b in (block, twin))
+    expected = resize_bicubic(before.reshape(7, 3, -1), (3, 7)).reshape(after.shape)
+    np.testing.assert_allclose(after, expected, rtol=0, atol=1e-6)
+    mlp = swin_keras.create_model("swin_mlp_tiny_c24_patch4_window8_256", input_shape=(32, 16, 3), **overrides)
+    with pytest.raises(ValueError, match="spatial_mlp"):
+        at_size(mlp, 16, 32)
 
 
 def test_a_backbone_at_another_size_keeps_its_outputs():
