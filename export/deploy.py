@@ -81,7 +81,7 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
     def clone(layer):
         own = {"name": layer.name, "dtype": "float32", "norm": norm}
         if isinstance(layer, keras.Model):
-            return to_deploy(layer, layout=layout, gelu=gelu, fp16_safe_norm=fp16_safe_norm, scaled=scaled)
+            return layer  # until it is called, and the size is known
         if isinstance(layer, PatchEmbedding):
             patch_size = to_pair(layer.patch_size, "patch_size")
             return DeployPatchEmbedding(layer.embed_dim, patch_size, layer.patch_norm, layer.epsilon, **own)
@@ -99,8 +99,18 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
             unfolded.append(f"{layer.name!r}, a {type(layer).__name__}")
         return _copy(layer)
 
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, keras.Model):
+            tensors = keras.tree.flatten(args)
+            if len(tensors) == 1 and len(tensors[0].shape) == 4:
+                form = {"layout": layout, "gelu": gelu, "fp16_safe_norm": fp16_safe_norm, "scaled": scaled}
+                layer = to_deploy(layer, input_shape=tensors[0].shape[1:], **form)
+            else:
+                layer = _copy_model(layer)
+        return layer(*args, **kwargs)
+
     unfolded = []
-    deploy = _clone(model, (1, *shape), clone)
+    deploy = _clone(model, (1, *shape), clone, call)
     if layout == "cpu":
         orders = plan_orders(deploy)
         deploy = _clone(
@@ -118,11 +128,11 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
     return deploy
 
 
-def _clone(model, shape, clone_function):
+def _clone(model, shape, clone_function, call_function=None):
     image = keras.Input(batch_shape=shape, dtype="float32", name=model.inputs[0].name)
     # A model that was reloaded from a file has a list of inputs where the same model as built has one tensor.
     tensors = keras.tree.pack_sequence_as(model.input, [image])
-    clone = keras.models.clone_model(model, input_tensors=tensors, clone_function=clone_function)
+    clone = keras.models.clone_model(model, input_tensors=tensors, clone_function=clone_function, call_function=call_function)
     return keras.Model(image, clone.output, name=model.name)
 
 
@@ -158,7 +168,12 @@ def in_float32(model):
     model = _functional(model)
     if all(layer.compute_dtype == "float32" for layer in all_layers(model)):
         return model
-    copy = keras.models.clone_model(model, clone_function=lambda layer: in_float32(layer) if isinstance(layer, keras.Model) else _copy(layer))
+    return _copy_model(model)
+
+
+def _copy_model(model):
+    model = _functional(model)
+    copy = keras.models.clone_model(model, clone_function=lambda layer: _copy_model(layer) if isinstance(layer, keras.Model) else _copy(layer))
     copy.set_weights(model.get_weights())
     return copy
 

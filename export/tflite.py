@@ -63,7 +63,9 @@ def disk_errors():
     try:
         yield
     except tf.errors.OpError as error:
-        raise OSError(f"Expected to write the model in TensorFlow's format. {error.message}") from error
+        raise OSError(
+            f"Expected to write the model in TensorFlow's format. Received: {error.message}. Free some space, or let TMPDIR name a larger disk."
+        ) from error
 
 
 def clip_masks(model):

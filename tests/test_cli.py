@@ -302,6 +302,36 @@ def test_export_refuses_wrong_arguments_and_writes_nothing(nano, tmp_path, refus
     assert [path.name for path in tmp_path.iterdir()] == ["folder"] and [path.name for path in folder.iterdir()] == ["two.txt"]
 
 
+@pytest.mark.parametrize(("recipe", "blocks"), [("float32", 200), ("float32", 4000), ("saved_model", 200)])
+def test_a_full_disk_is_one_line_and_leaves_the_older_bundle(nano, tmp_path, recipe, blocks):
+    """A limit on the size of files stands for the disk: of 1 kB each, for TensorFlow's files on the way or for the bundle's own."""
+    import subprocess
+    import sys
+
+    (tmp_path / "bundle").mkdir()
+    code = (
+        "import resource, signal, sys\n"
+        "from swin_keras.cli import main\n"
+        "from swin_keras.export import bundle\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "convert = bundle.tflite.convert\n"
+        "def limit(size): resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
+        "def convert_then_limit(*arguments):\n"
+        "    content = convert(*arguments)\n"
+        "    limit(500_000)\n"
+        "    return content\n"
+        f"limit({blocks} * 1024)\n"
+        "bundle.tflite.convert = convert_then_limit\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, "export", str(nano), "--out", str(tmp_path / "bundle"), "--recipe", recipe]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 2
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "File too large" in errors[0] and "Traceback" not in finished.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"] and not any((tmp_path / "bundle").iterdir())
+
+
 def test_a_failed_verification_exits_1_and_names_recipe_and_number(nano, tmp_path, capsys, monkeypatch):
     from swin_keras.export import bundle
 

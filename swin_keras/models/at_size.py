@@ -32,12 +32,28 @@ def at_size(model, height, width):
     if isinstance(model, (SwinBackbone, keras.Sequential)):
         model = keras.Model(model.inputs, model.outputs[0] if isinstance(model, keras.Sequential) else model.output, name=model.name)
     image = keras.Input((height, width, model.inputs[0].shape[-1]), dtype=model.inputs[0].dtype, name=model.inputs[0].name)
+
+    def copy(layer):
+        return layer if isinstance(layer, keras.Model) else layer.__class__.from_config(layer.get_config())
+
+    def call(layer, *args, **kwargs):
+        # A model inside: of pictures, of which the size is known now, or a copy of what does not hang on it.
+        if isinstance(layer, keras.Model):
+            tensors = keras.tree.flatten(args)
+            of_pictures = len(tensors) == 1 and len(tensors[0].shape) == 4
+            inner = at_size(layer, *tensors[0].shape[1:3]) if of_pictures else keras.models.clone_model(layer)
+            if not of_pictures:
+                inner.set_weights(layer.get_weights())
+            layer = inner
+        return layer(*args, **kwargs)
+
     try:
-        resized = keras.models.clone_model(model, input_tensors=keras.tree.pack_sequence_as(model.input, [image]))
+        tensors = keras.tree.pack_sequence_as(model.input, [image])
+        resized = keras.models.clone_model(model, input_tensors=tensors, clone_function=copy, call_function=call)
     except ValueError as error:
         raise ValueError(f"Expected a model that can be built for pictures of {height}x{width}. Received: {model.name!r}: {error}") from error
     resized = keras.Model(image, resized.output, name=model.name)
-    for layer in (layer for layer in model.layers if layer.weights):
+    for layer in (layer for layer in model.layers if layer.weights and not isinstance(layer, keras.Model)):
         twin = resized.get_layer(layer.name)
         for old, new in zip(layer.weights, twin.weights, strict=True):
             # Windows of 7x3 and 3x7 have tables of one shape.

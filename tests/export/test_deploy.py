@@ -172,6 +172,16 @@ def test_a_model_inside_a_model_deploys(rng):
     assert isinstance(deploy.get_layer(NANO).get_layer("layers_0_blocks_1"), DeploySwinBlock)
 
 
+def test_a_backbone_of_open_size_and_a_head_of_vectors_inside_a_model_deploy(rng):
+    backbone = swin_keras.create_backbone(NANO, input_shape=(None, None, 3), window_size=3, output_norm=False)
+    head = keras.Sequential([keras.Input((backbone.output["stage2"].shape[-1],)), keras.layers.Dense(5, activation="gelu"), keras.layers.Dense(4)])
+    image = keras.Input((40, 24, 3))
+    model = randomize(keras.Model(image, head(keras.layers.GlobalAveragePooling2D()(backbone(image)["stage2"]))))
+    deploy = assert_deploys_equal(model, rng)
+    inner = next(layer for layer in deploy.layers if isinstance(layer, keras.Model) and len(layer.inputs[0].shape) == 4)
+    assert isinstance(inner.get_layer("layers_0_blocks_1"), DeploySwinBlock) and inner.input_shape == (1, 40, 24, 3)
+
+
 def test_another_input_size_uses_the_same_weights(rng):
     model, larger = nano(), nano(input_shape=(32, 64, 3))
     with pytest.raises(ValueError, match=r"window of 'layers_1_blocks_0' becomes \(4, 2\), and it was trained with \(4, 4\)"):

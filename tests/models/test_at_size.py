@@ -81,3 +81,14 @@ def test_preprocessing_at_another_size_resizes_in_proportion():
     preprocessing = Preprocessing("cover", (256, 256), (224, 224), "bilinear")
     assert preprocessing.at_size(384, 112) == Preprocessing("cover", (439, 128), (384, 112), "bilinear")
     assert Preprocessing("exact", (7, 9), (7, 9)).at_size(5, 3) == Preprocessing("exact", (5, 3), (5, 3))
+
+
+def test_models_inside_a_model_are_built_for_the_size_too(rng):
+    backbone = swin_keras.create_backbone(NANO, input_shape=(32, 32, 3))
+    head = keras.Sequential([keras.Input((96,)), keras.layers.Dense(4)])
+    image = keras.Input((32, 32, 3))
+    model = randomize(keras.Model(image, head(keras.layers.GlobalAveragePooling2D()(backbone(image)["stage2"]))))
+    resized = at_size(model, 48, 64)
+    pictures = rng.standard_normal((2, 48, 64, 3)).astype("float32")
+    pooled = array(at_size(backbone, 48, 64)(pictures)["stage2"]).mean((1, 2))
+    np.testing.assert_allclose(array(resized(pictures)), array(head(pooled)), rtol=0, atol=1e-5)
