@@ -470,8 +470,9 @@ class DeploySwinMLPBlock(_DeployBlock):
 
     def _weight_shapes(self, channels):
         return {
-            "spatial": (self.num_heads, self.tokens, self.tokens),
-            "spatial_bias": (self.num_heads, 1, self.tokens),
+            # Of rank 4: LiteRT's GPU delegate takes sums with constants of rank 3, and computes something else.
+            "spatial": (1, self.num_heads, self.tokens, self.tokens),
+            "spatial_bias": (1, self.num_heads, 1, self.tokens),
             "norm1_gamma": (channels,),
             "norm1_beta": (channels,),
         }
@@ -484,6 +485,6 @@ class DeploySwinMLPBlock(_DeployBlock):
     def _mix(self, x):
         channels, width = x.shape[-1], x.shape[-1] // self.num_heads
         x = ops.transpose(ops.reshape(x, (self.windows, self.tokens, self.num_heads, width)), (2, 0, 3, 1))
-        x = self._product(ops.reshape(x, (self.num_heads, -1, self.tokens)), "spatial")
+        x = self._product(ops.reshape(x, (1, self.num_heads, -1, self.tokens)), "spatial")
         x = ops.transpose(ops.reshape(x, (self.num_heads, self.windows, width, self.tokens)), (1, 3, 0, 2))
         return ops.reshape(x, (-1, channels))

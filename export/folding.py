@@ -100,8 +100,8 @@ def fold_block_v2(weights, table, block):
 def fold_mlp_block(weights):
     """Folds the weights of a `SwinMLPBlock`: the second norm's."""
     return {
-        "spatial": weights["spatial_mlp/kernel"],
-        "spatial_bias": weights["spatial_mlp/bias"][:, None],
+        "spatial": weights["spatial_mlp/kernel"][None],
+        "spatial_bias": weights["spatial_mlp/bias"][None, :, None],
         "norm1_gamma": weights["norm1/gamma"],
         "norm1_beta": weights["norm1/beta"],
         **_fold_mlp(weights),

@@ -64,6 +64,18 @@ def test_no_operator_that_accelerators_refuse_and_no_tensor_above_rank_4(exporte
     assert all(name == name.upper() and "FLEX" not in name for name in operators)
 
 
+def test_no_sum_or_product_has_a_constant_of_rank_3(exported):
+    from ai_edge_litert import schema_py_generated as schema
+
+    # LiteRT 2.3's GPU delegate accepts them and computes something else.
+    file = schema.Model.GetRootAs(exported[1])
+    graph = file.Subgraphs(0)
+    for i, (name, kind) in enumerate(tflite.operators(exported[1])):
+        tensors = [graph.Tensors(tensor) for tensor in graph.Operators(i).InputsAsNumpy() if tensor >= 0]
+        constants = [tensor.ShapeLength() for tensor in tensors if file.Buffers(tensor.Buffer()).DataLength()]
+        assert kind not in ("ADD", "SUB", "MUL", "BATCH_MATMUL") or 3 not in constants, name
+
+
 def test_operators_are_few(exported):
     assert sum(tflite.count_operators(exported[1])[0].values()) <= MOST_NODES.get(exported[3], 300)
 
