@@ -406,7 +406,7 @@ def test_percentiles_cut_a_range_where_they_lie_in_the_picture_with_the_largest_
     ranges = recipes.find_ranges(content, "hybrid_int8", pictures)
     narrow = recipes.find_ranges(content, "hybrid_int8", pictures, percentile=99.0)
     product = next(name for name in ranges if "layers_1_blocks_0" in name and "fc1" in name.split(";")[0])
-    values = [tensors[product] for tensors in bundles.tflite.run_with_all_tensors(content, pictures)]
+    values = [tensors[product] for tensors in bundles.tflite.run_with_all_tensors(content, pictures, {product})]
     for end, percentile, widest in (("min", 1, np.min), ("max", 99, np.max)):
         np.testing.assert_allclose(ranges[product][end].item(), widest(values), rtol=1e-5)
         np.testing.assert_allclose(narrow[product][end].item(), widest([np.percentile(v, percentile) for v in values]), rtol=1e-5)
@@ -594,10 +594,10 @@ def test_a_budget_leaves_what_costs_accuracy_in_float32_and_the_report_names_it(
     classes = model.predict(pictures, verbose=0).argmax(-1)
     plain = export.export_bundle(model, tmp_path / "plain", recipes=["full_int8"], calibration=pictures, data=[(pictures, classes)])
     lost = 1 - plain["recipes"]["full_int8"]["top1"]
-    assert lost > 0.05 and plain["recipes"]["full_int8"]["kept_float"] == []
+    assert lost > 0.01 and plain["recipes"]["full_int8"]["kept_float"] == []
     report = export.export_bundle(
-        model, tmp_path / "bundle", recipes=["full_int8"], calibration=pictures, data=[(pictures, classes)], accuracy_budget=2.5
+        model, tmp_path / "bundle", recipes=["full_int8"], calibration=pictures, data=[(pictures, classes)], accuracy_budget=0
     )
     measured = report["recipes"]["full_int8"]
-    assert 1 - measured["top1"] <= 0.025 and measured["kept_float"]
+    assert measured["top1"] == 1 and measured["kept_float"]
     assert f"left in float32: {', '.join(measured['kept_float'])}" in (tmp_path / "bundle" / "report.md").read_text()
