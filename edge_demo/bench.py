@@ -17,7 +17,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from . import __main__ as edge_main
 from .bundle import read_bundle, read_file
-from .classifier import MAX_THREADS, TFLiteModel, quietly
+from .classifier import TFLiteModel, check_threads, quietly
 from .errors import InputError
 
 WARM_UP, RUNS = 3, 20
@@ -163,8 +163,7 @@ def measure_bundle(bundle, recipes=None, threads=2, runs=RUNS, log=lambda line: 
     Raises:
         InputError: If the bundle, a recipe or the number of threads cannot be used, or a file's sha256 does not match.
     """
-    if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"expected 1 to {MAX_THREADS} threads, received {threads!r}. A phone has 4 to 8 cores.")
+    check_threads(threads)
     description = read_bundle(bundle, classifier=False)
     files = {file["recipe"]: file["file"] for file in description["files"]}
     contents = {}

@@ -14,6 +14,12 @@ from .preprocess import open_picture, preprocess
 MAX_THREADS = 64
 
 
+def check_threads(threads):
+    """Raises an `InputError` for a number of threads that cannot be used."""
+    if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"expected 1 to {MAX_THREADS} threads, received {threads!r}. A phone has 4 to 8 cores.")
+
+
 def quietly(function):
     """Calls a function of the runtime without its notices: it announces its delegate on standard error."""
     try:
@@ -68,8 +74,7 @@ class Classifier:
     """
 
     def __init__(self, bundle, recipe=None, threads=2):
-        if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
-            raise InputError(f"expected 1 to {MAX_THREADS} threads, received {threads!r}. A phone has 4 to 8 cores.")
+        check_threads(threads)
         self.description = read_bundle(bundle)
         self.labels = self.description["labels"]
         self.recipe = recipe or self.description["recommended"]["cpu"]

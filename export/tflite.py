@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import gc
 import pathlib
 import tempfile
@@ -187,12 +188,16 @@ def run_with_all_tensors(model, pictures, names):
         yield arrays
 
 
-def _kind(code):
+@functools.cache
+def _builtin_names():
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    return {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+
+
+def _kind(code):
     # Files of old converters hold the code in the first field only, those of new ones in both.
-    name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+    name = _builtin_names()[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
     return code.CustomCode().decode() if name == "CUSTOM" else name
 
 

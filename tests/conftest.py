@@ -1,6 +1,7 @@
 """What all tests share. Heavy imports stay in the tests that need them."""
 
 import contextlib
+import json
 import os
 import pathlib
 import subprocess
@@ -92,6 +93,14 @@ def stored(path):
             source = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open("model.weights.h5"))
         stack.enter_context(h5py.File(source)).visititems(keep)
     return arrays
+
+
+def edit_description(bundle, change):
+    """Lets a function change what model.json of a bundle says."""
+    path = bundle / "model.json"
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
 
 
 def free_ports(count):

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, randomize
+from conftest import ROOT, edit_description, randomize
 from swin_keras.edge_demo import InputError, bench
 from swin_keras.edge_demo.__main__ import main as edge_main
 
@@ -48,12 +48,6 @@ def copy(bundle, tmp_path):
     return shutil.copytree(bundle, tmp_path / "copy")
 
 
-def edit(folder, change):
-    description = json.loads((folder / "model.json").read_text())
-    change(description)
-    (folder / "model.json").write_text(json.dumps(description))
-
-
 @pytest.fixture
 def refusal(capsys):
     def run(*arguments):
@@ -84,7 +78,7 @@ def test_json_is_one_line_with_the_keys_of_the_report(bundle, capsys):
 
 
 def test_a_bundle_of_features_is_measured_too(copy, capsys):
-    edit(copy, lambda description: description.update(output_kind="features", recommended=dict.fromkeys(("cpu", "gpu", "npu"))))
+    edit_description(copy, lambda description: description.update(output_kind="features", recommended=dict.fromkeys(("cpu", "gpu", "npu"))))
     assert bench_main("--bundle", copy, "--runs", "1", "--recipe", "float32", "--json") == 0
     assert list(json.loads(capsys.readouterr().out)["recipes"]) == ["float32"]
 
@@ -193,7 +187,7 @@ def test_a_system_without_procfs_and_resource_tells_the_load_time_only(bundle, m
 def test_what_is_no_tflite_file_is_skipped_with_a_line(copy, capsys, refusal):
     (copy / "saved_model").mkdir()
     files = [{"recipe": "saved_model", "file": f"saved_model/{name}", "sha256": "0"} for name in ("saved_model.pb", "variables")]
-    edit(copy, lambda d: d["files"].extend(files))
+    edit_description(copy, lambda d: d["files"].extend(files))
     assert bench_main("--bundle", copy, "--recipe", "float32", "--recipe", "saved_model", "--runs", "1", "--json") == 0
     captured = capsys.readouterr()
     assert list(json.loads(captured.out)["recipes"]) == ["float32"]
@@ -212,7 +206,7 @@ def test_a_changed_file_is_refused_before_any_runs(copy, refusal):
 def test_files_that_are_no_models_or_of_another_size_are_refused(copy, refusal, partly_delegated):
     for content, message in ((b"Dear reader", "'float32'"), (partly_delegated, "Dimension mismatch")):
         (copy / "float32.tflite").write_bytes(content)
-        edit(copy, lambda d, content=content: d["files"][0].update(sha256=hashlib.sha256(content).hexdigest()))
+        edit_description(copy, lambda d, content=content: d["files"][0].update(sha256=hashlib.sha256(content).hexdigest()))
         error = refusal("--bundle", copy, "--recipe", "float32")
         assert "expected a .tflite file that runs here for the recipe 'float32'" in error and message in error
 

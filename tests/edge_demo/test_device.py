@@ -8,7 +8,7 @@ import venv
 
 import numpy as np
 import pytest
-from conftest import ROOT, randomize
+from conftest import ROOT, edit_description, randomize
 from PIL import Image
 from swin_keras.edge_demo.__main__ import main as edge_main
 
@@ -37,12 +37,6 @@ def picture(tmp_path, rng):
     path = tmp_path / "picture.png"
     Image.fromarray(rng.integers(0, 256, (50, 70, 3)).astype("uint8")).save(path)
     return path
-
-
-def edit(folder, change):
-    description = json.loads((folder / "model.json").read_text())
-    change(description)
-    (folder / "model.json").write_text(json.dumps(description))
 
 
 @pytest.fixture
@@ -115,7 +109,7 @@ def test_a_changed_file_is_refused_before_it_runs(copy, picture, refusal):
 
 @pytest.mark.parametrize("version", [2, 0, "1", None, True, [1]])
 def test_an_unknown_format_version_is_refused(copy, picture, refusal, version):
-    edit(copy, lambda description: description.update(format_version=version))
+    edit_description(copy, lambda description: description.update(format_version=version))
     assert f"expected a bundle of format version 1, received {version!r}" in refusal(picture, "--bundle", copy)
 
 
@@ -128,7 +122,7 @@ def test_a_damaged_model_json_is_refused(copy, picture, refusal, text):
 @pytest.mark.parametrize("key", ["files", "labels", "preprocessing", "output_kind", "recommended"])
 @pytest.mark.parametrize("value", ["missing", None, 3, "text", [], {}, [1], {"a": 1}])
 def test_a_model_json_with_wrong_values_is_refused_or_still_right(copy, picture, refusal, capsys, key, value):
-    edit(copy, lambda description: description.pop(key) if value == "missing" else description.update({key: value}))
+    edit_description(copy, lambda description: description.pop(key) if value == "missing" else description.update({key: value}))
     if (key, value) == ("labels", None):
         assert edge_main([str(picture), "--bundle", str(copy)]) == 0 and "class " in capsys.readouterr().out
     else:
@@ -137,7 +131,7 @@ def test_a_model_json_with_wrong_values_is_refused_or_still_right(copy, picture,
 
 def test_a_file_outside_the_bundle_is_refused(copy, picture, refusal, tmp_path):
     shutil.copy(copy / "float32.tflite", tmp_path / "outside.tflite")
-    edit(copy, lambda description: description["files"][0].update(file="../outside.tflite"))
+    edit_description(copy, lambda description: description["files"][0].update(file="../outside.tflite"))
     assert "inside the bundle" in refusal(picture, "--bundle", copy, "--recipe", "float32")
 
 
@@ -213,7 +207,7 @@ def test_folder_copied_alone_runs_in_an_environment_with_its_requirements_only(t
     ],
 )
 def test_a_model_json_that_its_file_contradicts_is_refused(copy, picture, refusal, change):
-    edit(copy, change)
+    edit_description(copy, change)
     refusal(picture, "--bundle", copy)
 
 
@@ -221,7 +215,7 @@ def test_a_file_that_is_no_model_is_refused_even_with_the_right_sha256(copy, pic
     import hashlib
 
     (copy / "float32.tflite").write_bytes(b"")
-    edit(copy, lambda d: d["files"][0].update(sha256=hashlib.sha256(b"").hexdigest()))
+    edit_description(copy, lambda d: d["files"][0].update(sha256=hashlib.sha256(b"").hexdigest()))
     assert "expected a .tflite file" in refusal(picture, "--bundle", copy, "--recipe", "float32")
 
 
