@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+import numpy as np
 from swin_keras.export import folding
 from swin_keras.export.deploy_layers import (
     DeployLayerNormalization,
@@ -15,7 +16,7 @@ from swin_keras.export.deploy_layers import (
 
 from swin_keras.layers import PatchEmbedding, PatchMerging, PatchMergingV2, SwinBlock, SwinBlockV2, SwinMLPBlock, WindowAttention, WindowAttentionV2
 from swin_keras.layers.base_swin_block import BaseSwinBlock
-from swin_keras.layers.checks import is_count
+from swin_keras.layers.checks import is_count, is_number
 from swin_keras.layers.windows import to_pair
 from swin_keras.models import SwinBackbone
 
@@ -28,7 +29,7 @@ _UNFOLDED = (BaseSwinBlock, WindowAttention, WindowAttentionV2)
 _BLOCKS = {SwinBlock: DeploySwinBlock, SwinBlockV2: DeploySwinBlockV2, SwinMLPBlock: DeploySwinMLPBlock}
 
 
-def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_safe_norm=False, scaled=False):
+def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_safe_norm=False, scaled=False, normalization=None):
     """Builds the deploy graph of a trained model, which stays as it is.
 
     Our layers are replaced by folded ones; layer normalizations by a form without subtraction from zero; a
@@ -43,12 +44,14 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
         fp16_safe_norm: Boolean. Whether normalizations hold in half precision whatever the size of the activations, at the
             price of seven operators each. Accelerators may compute float32 files in half precision.
         scaled: Boolean. Whether the graph has the scales, still 1, that `migration.migrate` sets.
+        normalization: Mean and standard deviation, each a number for each channel. The graph then takes pictures of values from 0 to 1, and
+            gives what the model gives for `(picture - mean) / std`. Defaults to `None`: it takes what the model takes.
 
     Returns:
         A float32 functional `keras.Model` for batch 1, with the same outputs; attention maps without the axis of the batch.
 
     Raises:
-        ValueError: If the model is not functional, has several inputs or unknown sizes, or does not fit `input_shape`.
+        ValueError: If the model is not functional, has several inputs or unknown sizes, or does not fit `input_shape` or `normalization`.
 
     Warns:
         UserWarning: With the names of blocks and attentions that are copied because nothing is known to fold them.
@@ -74,6 +77,9 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
         )
     if not all(is_count(side) for side in shape) or inputs[0].shape[-1] not in (None, shape[-1]):
         raise ValueError(f"`input_shape` must be a height, a width and the model's {inputs[0].shape[-1]} channels. Received: {shape}.")
+
+    if normalization is not None:
+        normalization = _mean_and_std(normalization, shape[-1])
 
     heads = _heads_behind_norms(model)  # {norm: dense layer that it is folded into}
     norm = "fp16_safe" if fp16_safe_norm else "short" if layout == "cpu" else "plain"
@@ -125,7 +131,7 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
     for layer in model.layers:
         if layer.weights and not isinstance(layer, keras.Model):
             _set_folded_weights(layer, deploy.get_layer(layer.name), norms.get(layer))
-    return deploy
+    return deploy if normalization is None else _normalize_inside(deploy, *normalization)
 
 
 def _clone(model, shape, clone_function, call_function=None):
@@ -237,6 +243,58 @@ def _heads_behind_norms(model):
         if head and head.use_bias and average.data_format == "channels_last":
             heads[norm] = head
     return heads
+
+
+def _mean_and_std(normalization, channels):
+    """Returns both as float64 arrays `(channels,)`, or raises `ValueError`."""
+    pair = [_as_list(values) for values in _as_list(normalization)]
+    fits = [len(values) for values in pair] == [channels, channels] and all(is_number(value) for values in pair for value in values)
+    if not fits or min(pair[1]) <= 0:
+        raise ValueError(
+            f"`normalization` must be a mean and a standard deviation above 0, each with {channels} finite numbers, one for each channel. "
+            f"Received: normalization={normalization!r}. Take those that the model was trained with, of values from 0 to 1."
+        )
+    return np.asarray(pair, "float64")
+
+
+def _as_list(value):
+    return list(value) if isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) else [value]
+
+
+def _normalize_inside(deploy, mean, std):
+    """Lets a deploy graph take pictures of values from 0 to 1: by the weights of its patch embedding where that is exact, else by two operators."""
+    embedding = _embedding_of_picture(deploy)
+    if embedding is not None:
+        kernel, bias = folding.fold_normalization(mean, std, embedding.kernel.numpy(), embedding.bias.numpy())
+        embedding.kernel.assign(kernel)
+        embedding.bias.assign(bias)
+        return deploy
+    # Of rank 4, as LiteRT's GPU delegate computes something else with constants of rank 3.
+    scale, offset = (values.reshape(1, 1, 1, -1).tolist() for values in (1 / std, -mean / std))
+    image = keras.Input(batch_shape=deploy.inputs[0].shape, dtype="float32", name=deploy.inputs[0].name)
+    normalized = keras.layers.Rescaling(scale, offset, dtype="float32", name="normalization")(image)
+    return keras.Model(image, deploy(normalized), name=deploy.name)
+
+
+def _embedding_of_picture(deploy):
+    """Finds the patch embedding, also in a model inside the graph, that alone takes the picture.
+
+    Returns:
+        `None` if there is none, or if it pads: with zeros, which stand for the mean.
+    """
+    config = deploy.get_config()
+    # By the configuration, for `input` knows a layer's first call only, and of a model inside this one what it was built on.
+    picture = keras.tree.flatten(config["input_layers"])[0]
+    uses = [(entry["name"], entry["inbound_nodes"]) for entry in config["layers"]] + [(None, config["output_layers"])]
+    takers = [name for name, tensors in uses for leaf in keras.tree.flatten(tensors) if leaf == picture]
+    if len(takers) != 1 or _has_shared_layers(deploy):
+        return None
+    taker = next((operation for operation in deploy.operations if operation.name == takers[0]), None)
+    if isinstance(taker, keras.Model):
+        return _embedding_of_picture(taker)
+    if not isinstance(taker, DeployPatchEmbedding) or any(np.mod(deploy.inputs[0].shape[1:3], taker.patch_size)):
+        return None
+    return taker
 
 
 def _set_folded_weights(layer, twin, norm):

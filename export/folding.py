@@ -136,6 +136,23 @@ def fold_embedding(weights):
     return {"kernel": kernel, "bias": bias, "gamma": weights["norm/gamma"], "beta": weights["norm/beta"]}
 
 
+def fold_normalization(mean, std, kernel, bias):
+    """Moves the normalization of a picture into the convolution that takes it, which must not pad: its zeros would stand for black, not for the mean.
+
+    `conv((x - mean) / std, kernel) + bias = conv(x, kernel / std) + (bias - sum(kernel * mean / std))`
+
+    Args:
+        mean, std: float64 arrays `(channels,)`, so that nothing is rounded before the end.
+        kernel: Array `(height, width, channels, outputs)`.
+        bias: Array `(outputs,)`.
+
+    Returns:
+        The kernel and bias to use on pictures that are not normalized.
+    """
+    kernel = kernel / std[:, None]
+    return kernel, bias - (kernel * mean[:, None]).sum(axis=(0, 1, 2))
+
+
 def fold_merging(weights, post_norm):
     """Folds the weights of a `PatchMerging` or `PatchMergingV2`, and puts its rows in the order in which a reshape lays out a 2x2 group.
 

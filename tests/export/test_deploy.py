@@ -2,7 +2,9 @@ import keras
 import numpy as np
 import pytest
 from conftest import dtype_policy, randomize
-from swin_keras.export import to_deploy
+from swin_keras.edge_demo.bench import delegate_coverage
+from swin_keras.edge_demo.classifier import TFLiteModel
+from swin_keras.export import tflite, to_deploy
 from swin_keras.export.deploy_layers import NORMS, DeployLayerNormalization, DeploySwinBlock, DeploySwinBlockV2, standardize, token_order
 
 import swin_keras
@@ -364,3 +366,146 @@ def test_a_head_that_is_used_twice_is_not_folded(rng):
     normed = keras.layers.LayerNormalization(name="norm")(image)
     head, average = keras.layers.Dense(3), keras.layers.GlobalAveragePooling2D()
     assert_deploys_equal(randomize(keras.Model(image, head(average(normed)) + head(average(image)))), rng)
+
+
+MEAN, STD = (0.5, 0.4, 0.6), (0.2, 0.3, 0.25)
+
+
+def assert_normalizes(model, rng, folded, **options):
+    """The deploy graph in each layout gives for three pictures what the model gives for them normalized, and folded that, or did not.
+
+    Returns the portable one.
+    """
+    channels = model.inputs[0].shape[-1]
+    deploys = [to_deploy(model, normalization=(MEAN[:channels], STD[:channels]), layout=layout, **options) for layout in ("portable", "cpu")]
+    for picture in rng.random((3, 1, *deploys[0].inputs[0].shape[1:])).astype("float32"):
+        expected = model(((picture - np.array(MEAN[:channels])) / np.array(STD[:channels])).astype("float32"))
+        for deploy in deploys:
+            for e, r in zip(keras.tree.flatten(expected), keras.tree.flatten(deploy(picture)), strict=True):
+                np.testing.assert_allclose(np.reshape(r, e.shape), e, rtol=0, atol=1e-4 * max(1.0, float(np.abs(e).max())))
+    for deploy in deploys:
+        assert folded != any(isinstance(layer, keras.layers.Rescaling) for layer in deploy.layers)
+    return deploys[0]
+
+
+@pytest.mark.parametrize("name", [NANO, "swinv2_tiny_patch4_window8_256", "swin_mlp_tiny_c24_patch4_window8_256"], ids=["V1", "V2", "MLP"])
+@pytest.mark.parametrize(
+    ("overrides", "folded"),
+    [
+        ({}, True),
+        ({"patch_norm": False, "input_shape": (30, 48, 1), "patch_size": (3, 4), "window_size": 3}, True),
+        ({"input_shape": (33, 48, 3), "window_size": 3}, False),
+        ({"input_shape": (32, 47, 1), "window_size": 3}, False),
+    ],
+    ids=str,
+)
+def test_a_normalization_is_in_the_graph_and_in_the_embedding_where_that_does_not_pad(name, overrides, folded, rng):
+    model = randomize(swin_keras.create_model(name, **{**SMALL, "num_classes": 7, **overrides}))
+    assert_normalizes(model, rng, folded)
+
+
+@pytest.mark.parametrize("options", [{"scaled": True}, {"fp16_safe_norm": True}, {"input_shape": (32, 48, 3)}], ids=str)
+def test_a_normalization_folds_into_a_pyramid_of_other_forms(options, rng):
+    size = (None, None) if "input_shape" in options else (32, 48)
+    model = randomize(swin_keras.create_backbone(NANO, **{**SMALL, "input_shape": (*size, 3), "window_fit": "pad"}))
+    assert set(assert_normalizes(model, rng, True, **options).output) == {"stage1", "stage2"}
+
+
+def test_a_normalization_folds_beside_the_tanh_gelu(rng):
+    model, picture = nano(), rng.random((1, 32, 32, 3)).astype("float32")
+    deploy, plain = to_deploy(model, gelu="tanh", normalization=(MEAN, STD)), to_deploy(model, gelu="tanh")
+    np.testing.assert_allclose(deploy(picture), plain((picture - np.float32(MEAN)) / np.float32(STD)), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "folded"), [((32, 48), True), ((33, 47), False)], ids=str)
+def test_a_normalization_folds_into_a_model_inside_a_model(size, folded, rng):
+    image = keras.Input((*size, 3))
+    inner = nano(input_shape=(*size, 3), window_size=3)
+    assert_normalizes(randomize(keras.Model(image, keras.layers.Dense(4)(inner(image)))), rng, folded)
+
+
+def uses_beside_an_embedding():
+    """Other uses of a picture, by what they are."""
+    earlier = keras.layers.Conv2D(5, 3)
+    earlier(keras.Input((8, 12, 3)))
+    inner = keras.Input((8, 12, 3))
+    inside = keras.Model(inner, PatchEmbedding(7)(inner))
+    return {
+        "a layer": keras.layers.Conv2D(5, 3),
+        "a layer that took another tensor before": earlier,
+        "a model": inside,
+        "an operation": lambda image: keras.ops.mean(image, axis=(1, 2)),
+        "by keyword": lambda image: keras.ops.concatenate(xs=[image, image]),
+        "an output": lambda image: image,
+    }
+
+
+@pytest.mark.parametrize("use", uses_beside_an_embedding())
+def test_a_normalization_stands_in_front_where_the_picture_has_another_use(use, rng):
+    other, image = uses_beside_an_embedding()[use], keras.Input((8, 12, 3))
+    assert_normalizes(randomize(keras.Model(image, {"tokens": PatchEmbedding(6)(image), "other": other(image)})), rng, False)
+
+
+def test_a_normalization_stands_in_front_of_another_layer_and_of_a_shared_embedding(rng):
+    image, embedding = keras.Input((8, 12, 3)), PatchEmbedding(48)
+    assert_normalizes(randomize(keras.Model(image, PatchEmbedding(5)(keras.layers.Conv2D(4, 1)(image)))), rng, False)
+    assert_normalizes(randomize(keras.Model(image, embedding(keras.layers.Reshape((8, 12, 3))(embedding(image))))), rng, False)
+
+
+@pytest.mark.parametrize(("size", "more"), [((32, 48), {}), ((33, 47), {"ADD": 1, "MUL": 1})], ids=str)
+def test_a_normalization_costs_no_operator_folded_and_two_in_front(size, more, rng):
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = nano(input_shape=(*size, 3), window_size=3)
+    content = tflite.convert(to_deploy(model, normalization=(MEAN, STD)), ["logits"])
+    plain, _ = tflite.count_operators(tflite.convert(to_deploy(model), ["logits"]))
+    counted, rank = tflite.count_operators(content)
+    assert {kind: count - plain.get(kind, 0) for kind, count in counted.items() if count != plain.get(kind, 0)} == more
+    coverage = delegate_coverage(content)
+    assert (coverage["partitions"], coverage["left"], rank) == (1, {}, 4)
+    graph = schema.Model.GetRootAs(content).Subgraphs(0)
+    ranks = [graph.Tensors(tensor).ShapeLength() for i in range(2) for tensor in graph.Operators(i).InputsAsNumpy()]
+    assert 3 not in ranks and (not more or ranks == [4, 4, 4, 4])  # LiteRT's GPU delegate computes something else with constants of rank 3.
+    picture = rng.random((1, *size, 3)).astype("float32")
+    expected = model((picture - np.float32(MEAN)) / np.float32(STD)).numpy()
+    np.testing.assert_allclose(TFLiteModel(content)(picture), expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+def test_a_graph_that_normalizes_in_front_saves_and_reloads(rng, tmp_path):
+    deploy = to_deploy(nano(input_shape=(33, 47, 3), window_size=3), normalization=(MEAN, STD))
+    deploy.save(tmp_path / "deploy.keras")
+    picture = rng.random((1, 33, 47, 3)).astype("float32")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "deploy.keras")(picture), deploy(picture))
+
+
+def test_a_normalization_is_taken_as_arrays_and_leaves_the_trained_model_as_it_was(rng):
+    model, picture = nano(), rng.random((1, 32, 32, 3)).astype("float32")
+    before = model(picture)
+    deploy, same = to_deploy(model, normalization=np.float64([MEAN, STD])), to_deploy(model, normalization=[list(MEAN), STD])
+    np.testing.assert_array_equal(deploy(picture), same(picture))
+    np.testing.assert_array_equal(model(picture), before)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        0.5,
+        "imagenet",
+        (0.5, 0.2),
+        MEAN,
+        (MEAN, STD, STD),
+        (MEAN, STD[:2]),
+        (MEAN[:1], STD[:1]),
+        (MEAN, (0.2, 0.0, 0.2)),
+        (MEAN, (0.2, -0.1, 0.2)),
+        ((0.5, float("nan"), 0.5), STD),
+        (MEAN, (0.2, float("inf"), 0.2)),
+        (("0.5", "0.5", "0.5"), STD),
+        (MEAN, None),
+        (MEAN, (STD, STD, STD)),
+    ],
+    ids=str,
+)
+def test_to_deploy_refuses_a_normalization_that_is_none(wrong):
+    with pytest.raises(ValueError, match=r"`normalization` must be a mean and .* each with 3 finite numbers.*Received: normalization="):
+        to_deploy(nano(), normalization=wrong)

@@ -36,3 +36,11 @@ def test_fold_merging_reorders_rows_from_down_across_to_across_down(rng):
     official = np.concatenate([x[0::2, 0::2], x[1::2, 0::2], x[0::2, 1::2], x[1::2, 1::2]], -1) @ kernel
     groups = x.reshape(2, 2, 3, 2, 5).transpose(0, 2, 1, 3, 4).reshape(2, 3, 20)
     np.testing.assert_allclose(groups @ folded["reduction"] + folded["reduction_bias"], official)
+
+
+def test_fold_normalization_takes_it_into_the_convolution(rng):
+    patches, kernel, bias = rng.random((6, 2, 3, 5)), rng.standard_normal((2, 3, 5, 7)), rng.standard_normal(7)
+    mean, std = rng.random(5), rng.uniform(0.1, 0.4, 5)
+    folded_kernel, folded_bias = folding.fold_normalization(mean, std, kernel, bias)
+    expected = np.tensordot((patches - mean) / std, kernel, 3) + bias
+    np.testing.assert_allclose(np.tensordot(patches, folded_kernel, 3) + folded_bias, expected, atol=1e-12)
