@@ -90,7 +90,7 @@ def ours(model, recipe, pictures, percentile=100.0):
 
 def convert(model, pictures, scaled):
     deploy = to_deploy(model, scaled=scaled)
-    migration.migrate(deploy, pictures[:MIGRATED_SAMPLES])
+    migration.migrate([deploy], pictures[:MIGRATED_SAMPLES])
     return tflite.convert(deploy, ["logits"])
 
 

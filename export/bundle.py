@@ -1,5 +1,6 @@
 """Writes a bundle: all that a device needs, and the report that proves it."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -14,13 +15,14 @@ import numpy as np
 from swin_keras.edge_demo import bench
 from swin_keras.edge_demo.bundle import FORMAT_VERSION
 from swin_keras.edge_demo.classifier import TFLiteModel
-from swin_keras.export import migration, saved_model, sensitivity, tflite, verify
+from swin_keras.export import arguments, migration, saved_model, sensitivity, tflite, verify
 from swin_keras.export import report as reports
 from swin_keras.export.deploy import in_float32, to_deploy
 from swin_keras.export.metadata import add_metadata
 from swin_keras.export.recipes import RECIPES, find_ranges, quantize
+from swin_keras.export.signatures import DEFAULT, make_signatures
 
-from swin_keras.preprocessing import Preprocessing
+from swin_keras.models import at_size
 from swin_keras.version import __version__
 
 # Every file is compared with Keras on this many pictures of normal noise, always the same, and on the calibration pictures if there are any.
@@ -49,6 +51,9 @@ def export_bundle(
     preprocessing=None,
     data=None,
     weights=None,
+    sizes=(),
+    uint8_input=False,
+    fold_normalization=False,
     max_accuracy_loss=None,
     accuracy_budget=None,
     percentile=100.0,
@@ -67,9 +72,15 @@ def export_bundle(
         calibration: Iterable of normalized float32 arrays `(n, height, width, channels)` on which fidelity is measured and
             hybrid_int8, full_int8 and int16x8 find the ranges of activations, for which some hundred pictures like those
             to come are enough. `None`: fidelity is measured on 32 pictures of seeded noise alone.
+        sizes: Further heights and widths. A file has a signature for each, `size_HxW`, beside `serving_default`, and they share the weights, but
+            for what a window that shrinks or a grid that does not divide into windows changes. They are compared with Keras, and find their
+            ranges, on the calibration pictures, resized.
+        uint8_input: Boolean. Whether a file has a signature for each size that takes uint8 pixels and normalizes them itself: `uint8`, `uint8_HxW`.
+        fold_normalization: Boolean. Whether the files take pictures in [0, 1] and normalize them themselves, in the patch embedding where they can.
         labels: Class names, one for each output, or `None`.
         preprocessing: `Preprocessing`. Defaults to the official protocol for the input's size.
-        data: Iterable of `(pictures, class indices)`, normalized, on which top-1 accuracy is measured, or `None`.
+        data: Iterable of `(pictures, class indices)`, normalized, on which top-1 accuracy is measured, or `None`. It is gone through for Keras
+            and each file; what can be only once, such as a generator, is held in memory.
         weights: String for the record: where the weights come from.
         max_accuracy_loss: Float, a fraction. A recipe that loses more against Keras on `data` does not ship.
         accuracy_budget: Float, in points of top-1 (0.3 is 0.3 %), for a classifier. Of a recipe with integers that loses more, the operators
@@ -90,224 +101,229 @@ def export_bundle(
         VerificationError: If the deploy graph or a file is too far from the trained model; `folder` stays as it was.
     """
     folder = pathlib.Path(folder).resolve()
-    recipes = _check_recipes(recipes)
-    lacking = [recipe for recipe in recipes if RECIPES[recipe].calibrated] + ["migration"] * bool(migrate)
-    if calibration is None and lacking:
-        raise ValueError(
-            f"`calibration` must be pictures for {' and '.join(lacking)}. Received: None. Give some hundred like those to come; "
-            "on the command line, --calibration SRC."
-        )
-    _check_folder(folder)
-    _check_preprocessing(preprocessing)
+    recipes = arguments.check_recipes(recipes)
+    calibrated = [recipe for recipe in recipes if RECIPES[recipe].calibrated] + ["migration"] * bool(migrate)
+    arguments.check_calibrated(calibration, calibrated)
+    arguments.check_numbers(accuracy_budget, percentile)
+    arguments.check_folder(folder)
     log("building the deploy graph")
-    form = {"layout": layout, "gelu": gelu, "fp16_safe_norm": fp16_safe_norm}
-    deploy = to_deploy(model, **form)
-    migrated = to_deploy(model, **form, scaled=True) if migrate else None
-    model = in_float32(model)
-    _, height, width, channels = deploy.inputs[0].shape
-    if channels != 3:
-        raise ValueError(f"A bundle is for pictures with 3 channels, red, green and blue. Received: a model of {channels}.")
-    labels = _check_labels(labels, model)
-    if preprocessing is None:
-        preprocessing = Preprocessing.official(height, width)
-    if preprocessing.crop != (height, width):
-        raise ValueError(f"`preprocessing` must crop to the model's input {height}x{width}. Received: crop={preprocessing.crop}.")
-
-    if accuracy_budget is not None and not (isinstance(accuracy_budget, (int, float)) and 0 <= accuracy_budget <= 100):
-        raise ValueError(f"`accuracy_budget` must be points of top-1 from 0 to 100. Received: accuracy_budget={accuracy_budget!r}.")
-    if not isinstance(percentile, (int, float)) or not 50 < percentile <= 100:
-        raise ValueError(f"`percentile` must be above 50 and at most 100. Received: percentile={percentile!r}.")
-
-    noise = np.random.default_rng(0).standard_normal((RANDOM_SAMPLES, height, width, channels)).astype("float32")
-    pictures = noise if calibration is None else _read_calibration(calibration, (height, width, channels))
-    reference = _as_list(model.predict(pictures, batch_size=32, verbose=0))
-    noise_reference = reference if calibration is None else _as_list(model.predict(noise, batch_size=32, verbose=0))
-    output_names, output_kind = _outputs(model, reference)
-    if output_kind == "features" and (labels is not None or data is not None or accuracy_budget is not None):
+    options = {"layout": layout, "gelu": gelu, "fp16_safe_norm": fp16_safe_norm}
+    export = _Export(model, options, preprocessing, sizes, uint8_input, fold_normalization, log)
+    labels = arguments.check_labels(labels, export.models[0])
+    export.choose_pictures(None if calibration is None else arguments.read_calibration(calibration, export.shape, calibrated))
+    if export.output_kind == "features" and (labels is not None or data is not None or accuracy_budget is not None):
         raise ValueError(
             "`labels`, `data` and `accuracy_budget` are for a classifier, with one output (batch, classes). Received: a model with other outputs."
         )
-    examples = None if data is None else _gather(data, (height, width, channels), reference[0].shape[-1])
+    if data is not None:
+        export.choose_examples(data)
     report = {
         "model": {
-            "name": model.name,
-            "parameters": model.count_params(),
-            "input": [1, height, width, channels],
+            "name": export.models[0].name,
+            "parameters": export.models[0].count_params(),
+            "input": [1, *export.shape],
             "layout": layout,
             "fidelity_on": "pictures of seeded noise" if calibration is None else "calibration pictures",
         },
         "machine": bench.describe_machine(),
-        "keras": {"top1": None},
+        "keras": {"top1": export.keras_top1},
         "recipes": {},
     }
-    if examples is not None:
-        report["keras"]["top1"] = _top1(model.predict(examples[0], batch_size=32, verbose=0), examples[1])
-
-    def compare(name, run):
-        """Compares what runs one picture with Keras, and returns the fidelity on `pictures` and on noise."""
-        measured = verify.fidelity(reference, _run_each(run, pictures, reference))
-        on_noise = measured if calibration is None else verify.fidelity(noise_reference, _run_each(run, noise, reference))
-        verify.check(name, measured, reference, exact=gelu == "exact")
-        # Noise is not what the ranges of a calibrated recipe are for: how far it is off is in the report.
-        if name not in RECIPES or not RECIPES[name].calibrated:
-            verify.check(name, on_noise, noise_reference, exact=gelu == "exact")
-        return {"fidelity": measured, "fidelity_on_noise": on_noise}
-
-    def points_lost(content):
-        run = TFLiteModel(content, THREADS)
-        if examples is None:
-            return 100 * float(np.mean(_run_each(lambda x: [run(x)], pictures, reference)[0].argmax(-1) != reference[0].argmax(-1)))
-        return 100 * (report["keras"]["top1"] - _top1(_run_each(lambda x: [run(x)], examples[0], reference)[0], examples[1]))
-
-    if calibration is not None:
-        migration.migrate(deploy, pictures[:MIGRATED_SAMPLES])
-    measured = compare("deploy graph", lambda x: _as_list(deploy.predict_on_batch(x)))["fidelity"]
-    log(f"deploy graph differs from Keras by at most {measured['max_abs_diff']:.2g}")
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
-        indices = range(len(output_names))
+    export.compare_graphs()
+    with _written_beside(folder) as partial:
         if set(recipes) != {"saved_model"}:
-            started = time.perf_counter()
-            float32_model = tflite.convert(deploy, output_names)
-            log(f"converted in {time.perf_counter() - started:.1f} s")
-            indices = tflite.output_indices(float32_model, output_names)
-            integer_model = float32_model
-            if migrate and any(RECIPES[recipe].has_integers for recipe in recipes):
-                log("migrating ranges from activations to weights")
-                migration.migrate(migrated, pictures[:MIGRATED_SAMPLES])
-                integer_model = tflite.convert(migrated, output_names)
-        runners = {}
+            export.convert(migrate and any(RECIPES[recipe].has_integers for recipe in recipes))
         for recipe in recipes:
             if recipe == "saved_model":
-                saved_model.write(deploy, output_names, partial / recipe)
-                run = saved_model.load(partial / recipe, output_names)
-                measured = dict.fromkeys(("ops", "delegate", "latency_ms", "peak_memory_mb"))
+                measured = export.write_saved_model(partial / recipe)
             else:
-                ranges, kept, errors = None, [], None
-                source = integer_model if RECIPES[recipe].has_integers else float32_model
-                if RECIPES[recipe].calibrated:
-                    log(f"{recipe}: finding the ranges of activations on {len(pictures):,} pictures")
-                    ranges = find_ranges(source, recipe, pictures, percentile)
-                if accuracy_budget is not None and RECIPES[recipe].has_integers:
-                    content, kept = sensitivity.choose(source, recipe, ranges, pictures, points_lost, accuracy_budget, log)
-                else:
-                    content = quantize(source, recipe, ranges)
-                if RECIPES[recipe].has_integers:
-                    errors = sensitivity.product_errors(source, content, pictures[:CHARTED_SAMPLES])
-                if output_kind != "features":
+                content, measured = export.quantize(recipe, percentile, accuracy_budget)
+                if export.output_kind != "features":
                     content = add_metadata(
                         content,
-                        name=model.name,
+                        name=export.models[0].name,
                         description=RECIPES[recipe].summary,
                         labels=labels,
-                        mean=preprocessing.mean,
-                        std=preprocessing.std,
+                        mean=export.signatures[0].mean,
+                        std=export.signatures[0].std,
                         version=__version__,
                     )
-                (partial / f"{recipe}.tflite").write_bytes(content)
-                runner = runners[recipe] = TFLiteModel(content, THREADS)
-                run = functools.partial(_run_outputs, runner, indices)
-                measured = {
-                    "ops": tflite.count_operators(content)[0],
-                    "delegate": bench.delegate_coverage(content),
-                    "latency_ms": None,
-                    "peak_memory_mb": bench.measure_fresh_process(partial / f"{recipe}.tflite", THREADS, log)["peak_memory_mb"],
-                    "kept_float": kept,
-                    "products_snr_db": errors,
-                }
-            measured |= {"bytes": sum(path.stat().st_size for path in _files(partial, recipe)), **compare(recipe, run)}
-            measured["top1"] = None if examples is None else _top1(_run_each(run, examples[0], reference)[0], examples[1])
+                path = partial / f"{recipe}.tflite"
+                path.write_bytes(content)
+                measured |= export.measure(recipe, content)
+                measured["peak_memory_mb"] = bench.measure_fresh_process(path, THREADS, log)["peak_memory_mb"]
+            measured["bytes"] = sum(path.stat().st_size for path in _files(partial, recipe))
             report["recipes"][recipe] = measured
-            _check_accuracy(recipe, measured["top1"], report["keras"]["top1"], max_accuracy_loss)
+            _check_accuracy(recipe, measured["top1"], export.keras_top1, max_accuracy_loss)
             log(f"{recipe}: {measured['bytes'] / 1e6:.2f} MB, SNR {measured['fidelity']['snr_db']:.1f} dB")
-        for recipe, latency in bench.measure_latencies(runners, pictures[:1], THREADS).items():
-            report["recipes"][recipe]["latency_ms"] = latency
-
+        export.add_latencies(report["recipes"])
+        reports.write(report, partial)
+        if labels is not None:
+            (partial / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
         description = {
             "format_version": FORMAT_VERSION,
-            "model": model.name,
-            "input": {"shape": [1, height, width, channels], "dtype": "float32", "layout": "NHWC"},
-            "preprocessing": preprocessing.to_dict(),
+            "model": export.models[0].name,
+            **export.describe(),
             "labels": labels,
-            "output_kind": output_kind,
-            "outputs": [
-                {"name": name, "index": index, "shape": list(output.shape)}
-                for name, index, output in zip(output_names, indices, keras.tree.flatten(deploy.outputs), strict=True)
-            ],
             "files": [_file_entry(partial, recipe, path) for recipe in recipes for path in _files(partial, recipe)],
             "recommended": _recommend(recipes),
             "provenance": {"weights": weights, "versions": versions()},
         }
-        reports.write(report, partial)
-        if labels is not None:
-            (partial / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
         (partial / "model.json").write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        _replace(folder, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return report
+
+
+class _Export:
+    """The state of one export: a model at each of its sizes, the signatures, and what files are compared on."""
+
+    def __init__(self, model, options, preprocessing, sizes, uint8_input, fold_normalization, log):
+        first = to_deploy(model, **options)
+        self.shape = tuple(first.inputs[0].shape[1:])
+        if self.shape[-1] != 3:
+            raise ValueError(f"A bundle is for pictures with 3 channels, red, green and blue. Received: a model of {self.shape[-1]}.")
+        self.preprocessing = arguments.check_preprocessing(preprocessing, *self.shape[:2])
+        sizes = arguments.check_sizes(sizes, self.shape[:2])
+        self.models = [in_float32(model), *(in_float32(at_size(model, *size)) for size in sizes)]
+        self._normalization = self._taken = self.preprocessing.mean, self.preprocessing.std
+        self._options, self._uint8_input, self._log = options, uint8_input, log
+        if fold_normalization:
+            self._options = {**options, "normalization": self._normalization}
+            self._taken = (0.0,) * 3, (1.0,) * 3
+        self._graphs = [first, *self._make_graphs(self.models[1:])] if self._options is options else self._make_graphs(self.models)
+        self.signatures = self._make_signatures(self._graphs)
+        self.keras_top1 = self._examples = None
+        self._latencies = {}
+
+    def _make_graphs(self, models, scaled=False):
+        return [to_deploy(model, **self._options, scaled=scaled) for model in models]
+
+    def _make_signatures(self, graphs):
+        return make_signatures(graphs, *self._taken, self._uint8_input)
+
+    def choose_pictures(self, pictures):
+        """Computes what Keras gives on calibration pictures, or where they are `None`, and else too, on noise."""
+        noise = np.random.default_rng(0).standard_normal((RANDOM_SAMPLES, *self.shape)).astype("float32")
+        self._calibrated = pictures is not None
+        self._inputs, self._comparisons = {}, {}
+        models = {model.inputs[0].shape[1:]: model for model in self.models}
+        for signature in self.signatures:
+            resized = [None if x is None else signature.to_input(_resize(x, signature.shape[1:3]), self._normalization) for x in (pictures, noise)]
+            self._inputs[signature.key] = resized[0] if self._calibrated else resized[1]
+            self._comparisons[signature.key] = verify.Comparison(
+                models[signature.shape[1:]],
+                self._inputs[signature.key],
+                noise=resized[1] if self._calibrated else None,
+                to_model=functools.partial(signature.from_input, normalization=self._normalization),
+                exact=self._options["gelu"] == "exact",
+            )
+        self._main = self._comparisons[DEFAULT]
+        self._output_names, self.output_kind = _outputs(self.models[0], self._main.reference)
+        self._indices = list(range(len(self._output_names)))
+
+    def choose_examples(self, data):
+        """Measures the accuracy of Keras on labelled pictures."""
+        self._examples = verify.Examples(data, self.shape, self._main.reference[0].shape[-1])
+        self.keras_top1 = self._examples.top1(lambda x: self.models[0].predict(x, batch_size=32, verbose=0))
+
+    def _top1(self, run):
+        if self._examples is None:
+            return None
+        to_input = functools.partial(self.signatures[0].to_input, normalization=self._normalization)
+        return self._examples.top1(lambda x: np.concatenate([run(picture[None])[0] for picture in to_input(x)]))
+
+    def _points_lost(self, content):
+        model = TFLiteModel(content, THREADS)
+
+        def run(x):
+            return self._in_order(model.outputs(x))
+
+        return 100 * (self._main.disagreement(run) if self._examples is None else self.keras_top1 - self._top1(run))
+
+    def compare_graphs(self):
+        """Compares the deploy graphs with Keras, once attention has shared out its ranges."""
+        if self._calibrated:
+            migration.migrate(self._graphs, self._inputs[DEFAULT][:MIGRATED_SAMPLES])
+        for signature in self.signatures[: len(self._graphs)]:
+            measured = self._comparisons[signature.key].compare("deploy graph", lambda x, s=signature: _as_list(s.deploy.predict_on_batch(x)))
+            self._log(f"deploy graph of {signature.size} differs from Keras by at most {measured['fidelity']['max_abs_diff']:.2g}")
+
+    def convert(self, migrate):
+        """Makes the files that quantization begins with: in float32, and with `migrate` another for the recipes with integers."""
+        started = time.perf_counter()
+        self._float32 = self._before_integers = tflite.convert(self.signatures, self._output_names)
+        self._log(f"converted in {time.perf_counter() - started:.1f} s")
+        self._indices = tflite.output_indices(self._float32, self._output_names)
+        if migrate:
+            self._log("migrating ranges from activations to weights")
+            graphs = self._make_graphs(self.models, scaled=True)
+            migration.migrate(graphs, self._inputs[DEFAULT][:MIGRATED_SAMPLES])
+            self._before_integers = tflite.convert(self._make_signatures(graphs), self._output_names)
+
+    def quantize(self, recipe, percentile, accuracy_budget):
+        """Returns a recipe's file, as bytes, and what was found while it was made."""
+        source = self._before_integers if RECIPES[recipe].has_integers else self._float32
+        pictures = self._inputs[DEFAULT]
+        ranges, kept, errors = None, [], None
+        if RECIPES[recipe].calibrated:
+            self._log(f"{recipe}: finding the ranges of activations on {len(pictures):,} pictures")
+            ranges = find_ranges(source, recipe, self._inputs, percentile)
+        if accuracy_budget is not None and RECIPES[recipe].has_integers:
+            content, kept = sensitivity.choose(source, recipe, ranges, pictures, self._points_lost, accuracy_budget, self._log)
+        else:
+            content = quantize(source, recipe, ranges)
+        if RECIPES[recipe].has_integers:
+            errors = sensitivity.product_errors(source, content, pictures[:CHARTED_SAMPLES])
+        return content, {"kept_float": kept, "products_snr_db": errors}
+
+    def measure(self, recipe, content):
+        """Compares each signature of a file with Keras, and returns what the report says of it."""
+        main = TFLiteModel(content, THREADS)
+        runs = {DEFAULT: lambda x: self._in_order(main.outputs(x))}
+        runs |= tflite.signature_runs(content, [signature.key for signature in self.signatures[1:]], self._output_names, THREADS)
+        for key, run in runs.items():
+            self._latencies[recipe, key] = lambda _, run=run, x=self._inputs[key][:1]: run(x)
+        compared = {key: self._comparisons[key].compare(recipe, run) for key, run in runs.items()}
+        return {
+            "ops": tflite.count_operators(content)[0],
+            "delegate": bench.delegate_coverage(content),
+            "latency_ms": None,
+            **compared.pop(DEFAULT),
+            "signatures": compared,
+            "top1": self._top1(runs[DEFAULT]),
+        }
+
+    def write_saved_model(self, folder):
+        """Writes the recipe of that name, which has the default signature alone, and returns what the report says of it."""
+        saved_model.write(self._graphs[0], self._output_names, folder)
+        run = saved_model.load(folder, self._output_names)
+        unknown = dict.fromkeys(("ops", "delegate", "latency_ms", "peak_memory_mb"))
+        return {**unknown, **self._main.compare("saved_model", run), "top1": self._top1(run)}
+
+    def _in_order(self, outputs):
+        return [outputs[index] for index in self._indices]
+
+    def add_latencies(self, measured):
+        """Times all files and signatures, in turns, and enters what it takes them."""
+        for (recipe, key), latency in bench.measure_latencies(self._latencies, None, THREADS).items():
+            (measured[recipe] if key == DEFAULT else measured[recipe]["signatures"][key])["latency_ms"] = latency
+
+    def describe(self):
+        """Returns what model.json says of inputs and outputs."""
+        signatures = [signature.describe(self.preprocessing.at_size(*signature.shape[1:3]), self._output_names) for signature in self.signatures]
+        main = signatures[0]
+        return {
+            "input": main["input"],
+            "preprocessing": main["preprocessing"],
+            "output_kind": self.output_kind,
+            "outputs": [{"name": o["name"], "index": index, "shape": o["shape"]} for o, index in zip(main["outputs"], self._indices, strict=True)],
+            "signatures": signatures,
+        }
 
 
 def versions():
     """Returns the versions of this package and of those that make the files."""
     packages = ("tensorflow", "keras", "litert-quantizer", "ai-edge-litert")
     return {"swin-keras": __version__, **{package: importlib.metadata.version(package) for package in packages}}
-
-
-def _check_recipes(recipes):
-    known = f"`recipes` must be some of {', '.join(RECIPES)}."
-    if not isinstance(recipes, (str, list, tuple)):
-        raise ValueError(f"{known} Received: {recipes!r}.")
-    recipes = [recipes] if isinstance(recipes, str) else list(dict.fromkeys(recipes))
-    unknown = [recipe for recipe in recipes if recipe not in RECIPES]
-    if unknown or not recipes:
-        raise ValueError(f"{known} Received: {', '.join(map(str, unknown)) or 'none'}.")
-    return recipes
-
-
-def _check_folder(folder):
-    """Refuses to replace anything but a bundle that holds only what an export writes."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"Expected a folder to write to. Received: {str(folder)!r}, which is a file.")
-    if folder == pathlib.Path.cwd():
-        raise ValueError("Expected a folder other than the current one, which is replaced whole. Give a name in it.")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    try:
-        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        listed = {file["file"] for file in description["files"] if description["format_version"]}
-        ours = {"model.json", "labels.txt", "report.json", "report.md"} | listed | {f"report/{name}" for name in reports.PICTURES}
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = set()  # Some other program's model.json, TensorFlow.js' for one.
-    paths = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
-    foreign = sorted(name for name in (path.relative_to(folder).as_posix() for path in paths) if name not in ours)
-    if foreign:
-        raise ValueError(
-            f"Expected a new folder, an empty one, or a bundle to replace. Received: {str(folder)!r}, which holds other files: "
-            f"{', '.join(foreign[:5])}. Choose another folder."
-        )
-
-
-def _check_preprocessing(preprocessing):
-    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
-        raise ValueError(f"`preprocessing` must be a `swin_keras.preprocessing.Preprocessing`. Received: {type(preprocessing).__name__}.")
-
-
-def _check_labels(labels, model):
-    if labels is None:
-        return None
-    if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"`labels` must be a list of class names. Received: {labels!r:.100}.")
-    labels = list(labels)
-    if bad := [index for index, label in enumerate(labels) if not label.strip() or label.splitlines() != [label]]:
-        raise ValueError(f"`labels` must be names, each on one line. Received: {labels[bad[0]]!r} for class {bad[0]}.")
-    classes = keras.tree.flatten(model.outputs)[0].shape[-1]
-    if len(labels) != classes:
-        raise ValueError(f"`labels` must name each of the model's {classes} classes. Received: {len(labels)} names.")
-    return labels
 
 
 def _check_accuracy(recipe, top1, keras_top1, max_loss):
@@ -329,60 +345,15 @@ def _outputs(model, reference):
     return ["logits"], "logits"
 
 
-def _read_calibration(calibration, shape):
-    expected = f"`calibration` must yield arrays (n, {', '.join(map(str, shape))})"
-    if isinstance(calibration, (str, bytes)) or not hasattr(calibration, "__iter__"):
-        raise ValueError(f"{expected}. Received: {calibration!r:.100}.")
-    try:
-        batches = [np.asarray(batch) for batch in ([calibration] if len(getattr(calibration, "shape", ())) == 4 else calibration)]
-        if batches and (kinds := {batch.dtype for batch in batches if batch.dtype.kind != "f" and batch.dtype.name != "bfloat16"}):
-            raise ValueError(f"{', '.join(sorted(map(str, kinds)))}; normalize them as the model's input")
-        batches = [batch.astype("float32") for batch in batches]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{expected} of normalized floats. Received: something else ({error}).") from error
-    if not any(len(batch) if batch.ndim else 0 for batch in batches) or any(batch.shape[1:] != shape for batch in batches):
-        received = sorted({batch.shape for batch in batches})
-        raise ValueError(f"{expected}. Received: {received or 'nothing'}.")
-    pictures = np.concatenate(batches)
-    if not np.isfinite(pictures).all():
-        raise ValueError(f"{expected} of finite numbers. Received: {np.count_nonzero(~np.isfinite(pictures)):,} that are not.")
-    return pictures
-
-
-def _gather(data, shape, classes):
-    expected = f"`data` must yield batches of pictures (n, {', '.join(map(str, shape))}) and class indices (n,) below {classes}."
-    batches = [tuple(batch) if isinstance(batch, (tuple, list)) else (batch,) for batch in data]
-    if any(len(batch) != 2 for batch in batches):
-        raise ValueError(f"{expected} Received: {len(batches[0])} arrays in a batch.")
-    pictures, indices = [np.asarray(batch[0], "float32") for batch in batches], [np.asarray(batch[1]) for batch in batches]
-    for x, y in zip(pictures, indices, strict=True):
-        if x.shape[1:] != shape or y.shape != x.shape[:1] or not np.all((y >= 0) & (y < classes)):
-            raise ValueError(f"{expected} Received: pictures {x.shape} and indices {y!r:.80}.")
-    if not sum(map(len, indices)):
-        raise ValueError(f"{expected} Received: nothing.")
-    return np.concatenate(pictures), np.concatenate(indices)
-
-
-def _run_outputs(model, indices, picture):
-    outputs = model.outputs(picture)
-    return [outputs[index] for index in indices]
-
-
-def _run_each(run, pictures, reference):
-    """Runs a model of batch 1 on each picture; returns one array for each output, of the shape that Keras gives."""
-    rows = [run(picture[None]) for picture in pictures]
-    return [
-        np.concatenate([np.reshape(output, (1, *expected.shape[1:])) for output in column])
-        for column, expected in zip(zip(*rows, strict=True), reference, strict=False)
-    ]
+def _resize(pictures, size):
+    """Resizes normalized pictures, bilinear with antialiasing."""
+    if pictures.shape[1:3] == size:
+        return pictures
+    return keras.ops.convert_to_numpy(keras.ops.image.resize(pictures, size, antialias=True, data_format="channels_last"))
 
 
 def _as_list(outputs):
     return [np.asarray(output) for output in keras.tree.flatten(outputs)]
-
-
-def _top1(scores, classes):
-    return float(np.mean(np.asarray(scores).argmax(-1) == classes))
 
 
 def _recommend(recipes):
@@ -402,8 +373,20 @@ def _file_entry(folder, recipe, path):
     return {"recipe": recipe, "file": path.relative_to(folder).as_posix(), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+@contextlib.contextmanager
+def _written_beside(folder):
+    """Gives a new folder beside, which takes the place of `folder` once all is written; an older bundle there stays until then."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        _replace(folder, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _replace(folder, partial):
-    """Puts the finished bundle under its name; an older one stays until then."""
     old = None
     if folder.is_dir():
         old = folder.with_name(f".{folder.name}.{os.getpid()}.old")

@@ -68,7 +68,8 @@ def add_metadata(model, *, name, description, labels, mean, std, version):
     # MediaPipe wants a name for each output. Those of the graph are the converter's; those of the signature say what the outputs are.
     names = {tensor: graph.Tensors(tensor).Name() for tensor in graph.OutputsAsNumpy().tolist()}
     for signature in map(file.SignatureDefs, range(file.SignatureDefsLength())):
-        names |= {entry.TensorIndex(): entry.Name() for entry in map(signature.Outputs, range(signature.OutputsLength()))}
+        if signature.SubgraphIndex() == 0:
+            names |= {entry.TensorIndex(): entry.Name() for entry in map(signature.Outputs, range(signature.OutputsLength()))}
     outputs = [names[tensor] for tensor in graph.OutputsAsNumpy().tolist()]
     mean, std = 255 * np.asarray(mean, "float64"), 255 * np.asarray(std, "float64")
     metadata = _model_metadata(name, description, version, mean, std, outputs, labels is not None)

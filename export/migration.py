@@ -12,18 +12,19 @@ from swin_keras.export.deploy import all_layers
 from swin_keras.export.deploy_layers import DeploySwinBlock
 
 
-def migrate(deploy, pictures, strength=0.5):
-    """Changes the weights of a deploy graph, which computes the same as before.
+def migrate(graphs, pictures, strength=0.5):
+    """Changes the weights of deploy graphs, which compute the same as before.
 
     In attention it costs nothing: query and key share out their ranges, channel by channel, as do value and projection. Of a graph made with
     `scaled=True` also what a norm gives to a product: to query, key and value, to the MLP, to a reduction.
 
     Args:
-        deploy: `keras.Model` from `to_deploy`.
-        pictures: Normalized float32 array `(n, height, width, channels)`, on which the largest magnitude of each channel is found.
+        graphs: `keras.Model`s from `to_deploy`, of one model at several sizes. What moves is found on the first, so that their weights stay the same.
+        pictures: float32 array `(n, height, width, channels)` of what the first takes, on which the largest magnitude of each channel is found.
         strength: Float from 0 to 1. How much of a range moves from activations into weights.
     """
-    layers = [layer for layer in all_layers(deploy) if hasattr(layer, "observer")]
+    twins = zip(*([layer for layer in all_layers(graph) if hasattr(layer, "observer")] for graph in graphs), strict=True)
+    twins = {layers[0]: layers for layers in twins}
     inputs, outputs = {}, {}
 
     def observer_of(layer):
@@ -35,32 +36,39 @@ def migrate(deploy, pictures, strength=0.5):
         return observe
 
     try:
-        for layer in layers:
+        for layer in twins:
             layer.observer = observer_of(layer)
         for picture in pictures:
-            deploy(picture[None], training=False)
+            graphs[0](picture[None], training=False)
     finally:
-        for layer in layers:
+        for layer in twins:
             layer.observer = None
 
-    for layer in layers:
-        padded = isinstance(layer, DeploySwinBlock) and layer.padded
+    for layer, layers in twins.items():
         for name in ("qkv", "fc1", "reduction"):
-            dividing = [getattr(layer, f"{name}_scale")] if hasattr(layer, f"{name}_scale") else []
-            if padded and name == "qkv":  # Its norm still has scale and shift.
-                dividing = [layer.norm1_gamma, layer.norm1_beta]
-            if dividing:
-                kernel = getattr(layer, name)
-                divisor = _balance(inputs[layer, name], _largest(kernel), strength)
-                for weight in dividing:
+            if not _dividing(layer, name):
+                continue
+            divisor = _balance(inputs[layer, name], _largest(getattr(layer, name)), strength)
+            # Elsewhere the grid may need padding where it does not here, or the other way round.
+            for twin in (twin for twin in layers if len(_dividing(twin, name)) == len(_dividing(layer, name))):
+                for weight in _dividing(twin, name):
                     weight.assign(weight.numpy() / divisor)
+                kernel = getattr(twin, name)
                 kernel.assign(kernel.numpy() * divisor[:, None])
         if hasattr(layer, "projection"):
-            _migrate_attention(layer, *np.split(outputs[layer, "qkv"], 3), inputs[layer, "projection"], strength)
+            _migrate_attention(layers, *np.split(outputs[layer, "qkv"], 3), inputs[layer, "projection"], strength)
 
 
-def _migrate_attention(layer, query, key, value, attended, strength):
-    """`query` to `attended`: the largest magnitude of each channel of the three, and of what goes into the projection."""
+def _dividing(layer, name):
+    """The weights that can divide the input of a product, if there are any."""
+    if name == "qkv" and isinstance(layer, DeploySwinBlock) and layer.padded:
+        return [layer.norm1_gamma, layer.norm1_beta]  # Its norm still has scale and shift.
+    return [getattr(layer, f"{name}_scale")] if hasattr(layer, f"{name}_scale") else []
+
+
+def _migrate_attention(layers, query, key, value, attended, strength):
+    """`query` to `attended`: the largest magnitude of each channel of the three, and of what goes into the projection, in the first of the layers."""
+    layer = layers[0]
     factors = np.ones((3, len(query)), "float32")
     if isinstance(layer, DeploySwinBlock):  # V2 normalizes query and key.
         factors[0] = _power_of_two(np.sqrt(np.maximum(key, 1e-5) / np.maximum(query, 1e-5)))
@@ -70,9 +78,10 @@ def _migrate_attention(layer, query, key, value, attended, strength):
     divisor *= _power_of_two(max((value / divisor).max(), 1e-5) / max((query * factors[0]).max(), 1e-5))
     factors[2] = 1 / divisor
     factors = factors.reshape(-1)
-    layer.qkv.assign(layer.qkv.numpy() * factors)
-    layer.qkv_bias.assign(layer.qkv_bias.numpy() * factors)
-    layer.projection.assign(layer.projection.numpy() * divisor[:, None])
+    for layer in layers:
+        layer.qkv.assign(layer.qkv.numpy() * factors)
+        layer.qkv_bias.assign(layer.qkv_bias.numpy() * factors)
+        layer.projection.assign(layer.projection.numpy() * divisor[:, None])
 
 
 def _largest(kernel):

@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import warnings
 
 import numpy as np
 from swin_keras.export import tflite
+from swin_keras.export.signatures import DEFAULT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +176,7 @@ def find_ranges(float32_model, recipe, pictures, percentile=100.0):
     Args:
         float32_model: Bytes of a .tflite file with one input.
         recipe: Key of `RECIPES` that is calibrated.
-        pictures: Normalized float32 array `(n, height, width, channels)`.
+        pictures: Array `(n, height, width, channels)` of what the default signature takes; or a dictionary from the key of each signature to one.
         percentile: Float from above 50 to 100. At 100 the range is from the smallest to the largest value. Below, it ends where in the picture
             with the largest values that percentage of them is below, and likewise at the other end, so that rare outliers are cut off and the
             others have finer steps.
@@ -186,15 +188,17 @@ def find_ranges(float32_model, recipe, pictures, percentile=100.0):
     from litert_quantizer.utils.qsv_utils import min_max_update
 
     model = _prepare(float32_model, recipe)
+    pictures = pictures if isinstance(pictures, dict) else {DEFAULT: pictures}
     with _silence():
         # Of all tensors, whatever the recipe takes of them.
         calibrator = Calibrator(model, num_threads=2, qsv_update_func=lambda old, new: min_max_update(old, new) if new else old)
-        calibrator.calibrate({"serving_default": [{"image": picture[None]} for picture in pictures]}, _all_integers(8))
+        calibrator.calibrate({key: [{"image": picture[None]} for picture in taken] for key, taken in pictures.items()}, _all_integers(8))
         ranges = calibrator.get_model_qsvs()
     if percentile == 100.0:
         return ranges
     narrow = {}
-    for tensors in tflite.run_with_all_tensors(model, pictures, {name for name, limits in ranges.items() if limits}):
+    names = {name for name, limits in ranges.items() if limits}
+    for tensors in itertools.chain.from_iterable(tflite.run_with_all_tensors(model, taken, names, key) for key, taken in pictures.items()):
         for name, array in tensors.items():
             narrow.setdefault(name, []).append(np.percentile(array, [100 - percentile, percentile]))
     for name, ends in narrow.items():

@@ -27,6 +27,14 @@ def table(report):
     return lines
 
 
+def _signature_table(measured):
+    lines = ["| signature | agreement with Keras | SNR | latency, median |", "|---|---|---|---|"]
+    for key, row in {"serving_default": measured, **measured["signatures"]}.items():
+        fidelity = row["fidelity"]
+        lines.append(f"| {key} | {_percent(fidelity['top1_agreement'])} | {fidelity['snr_db']:.1f} dB | {_latency(row)} |")
+    return lines
+
+
 def verdict(report, recipe):
     """Says in a sentence what a recipe costs and gains."""
     measured, limit = report["recipes"][recipe], RECIPES[recipe].min_snr_db
@@ -115,6 +123,8 @@ def write(report, folder):
         ]
         noise = measured["fidelity_on_noise"]
         lines += [f"On {noise['samples']} pictures of seeded noise: {noise['snr_db']:.1f} dB.", ""]
+        if measured.get("signatures"):
+            lines += [*_signature_table(measured), ""]
         if measured["delegate"]:
             operators = ", ".join(f"{count} {operator}" for operator, count in measured["ops"].items())
             lines += [f"XNNPACK runs {coverage_in_words(measured['delegate'])}.", "", f"Operators: {operators}.", ""]

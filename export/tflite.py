@@ -8,6 +8,9 @@ import pathlib
 import tempfile
 import warnings
 
+from swin_keras.edge_demo.classifier import quietly
+from swin_keras.export.signatures import DEFAULT, Signature
+
 from swin_keras.layers.windows import MASKED_LOGIT
 from swin_keras.quiet import quiet_native
 
@@ -15,12 +18,12 @@ _MOVES = {"RESHAPE", "TRANSPOSE", "SLICE", "CONCATENATION", "SPLIT", "PAD"}
 _PRODUCTS = {"FULLY_CONNECTED", "BATCH_MATMUL"}
 
 
-def convert(deploy, output_names):
-    """Converts a deploy graph to a float32 .tflite file with built-in operators only.
+def convert(signatures, output_names):
+    """Converts deploy graphs to a float32 .tflite file with built-in operators only.
 
     Args:
-        deploy: `keras.Model` from `to_deploy`.
-        output_names: Name of each output in the file's signature.
+        signatures: A list of `Signature`, the default one first; or a `keras.Model` from `to_deploy`, which becomes the default one.
+        output_names: Name of each output in the file's signatures.
 
     Returns:
         Bytes.
@@ -31,16 +34,21 @@ def convert(deploy, output_names):
     import keras
     import tensorflow as tf
 
-    def serve(image):
-        return dict(zip(output_names, keras.tree.flatten(deploy(image, training=False)), strict=True))
+    if isinstance(signatures, keras.Model):
+        signatures = [Signature(DEFAULT, signatures, mean=(0.0,), std=(1.0,))]
+
+    def serve(signature, image):
+        return dict(zip(output_names, signature.serve(image), strict=True))
 
     # Through a SavedModel with a static signature. `model.export(format="litert")` makes the batch dynamic and allows
     # operators that no device runs; here an operator that is not built in fails the conversion.
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet_native():
         warnings.simplefilter("ignore")
         archive = keras.export.ExportArchive()
-        archive.track(deploy)
-        archive.add_endpoint("serving_default", serve, [tf.TensorSpec(deploy.inputs[0].shape, tf.float32, name="image")])
+        for signature in signatures:
+            archive.track(signature.deploy)
+            image = tf.TensorSpec(signature.shape, signature.dtype, name="image")
+            archive.add_endpoint(signature.key, functools.partial(serve, signature), [image])
         with disk_errors():
             archive.write_out(pathlib.Path(folder) / "saved_model", verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(pathlib.Path(folder) / "saved_model"))
@@ -51,7 +59,7 @@ def convert(deploy, output_names):
         except Exception as error:  # A class of TensorFlow's own, which is not public.
             failure = error
     raise ValueError(
-        f"Expected a model of operations that are built into the device runtime. Received: {deploy.name!r}, which does not convert: "
+        f"Expected a model of operations that are built into the device runtime. Received: {signatures[0].deploy.name!r}, which does not convert: "
         f"{str(failure)[:300]}. Replace the operation it names."
     ) from failure
 
@@ -85,30 +93,40 @@ def clip_masks(model):
 
     content = bytearray(model)  # The arrays below are views of it.
     file = schema.Model.GetRootAs(content)
-    graph = file.Subgraphs(0)
-    by_kind = {}
-    for operator in map(graph.Operators, range(graph.OperatorsLength())):
-        by_kind.setdefault(file.OperatorCodes(operator.OpcodeIndex()).BuiltinCode(), []).append(operator)
-    logits = {int(operator.Inputs(0)) for operator in by_kind.get(schema.BuiltinOperator.SOFTMAX, [])}
-    for operator in by_kind.get(schema.BuiltinOperator.ADD, []):
-        if int(operator.Outputs(0)) not in logits:
-            continue
-        for tensor in map(graph.Tensors, operator.InputsAsNumpy()):
-            buffer = file.Buffers(tensor.Buffer())
-            if tensor.ShapeLength() == 4 and buffer.DataLength() and tensor.Type() == schema.TensorType.FLOAT32:
-                values = buffer.DataAsNumpy().view("float32")
-                masked = values < MASKED_LOGIT / 2
-                if masked.any() and not masked.all():
-                    values[masked] = values[~masked].min() - 32
+    for graph in _graphs(file):
+        by_kind = {}
+        for operator in map(graph.Operators, range(graph.OperatorsLength())):
+            by_kind.setdefault(file.OperatorCodes(operator.OpcodeIndex()).BuiltinCode(), []).append(operator)
+        logits = {int(operator.Inputs(0)) for operator in by_kind.get(schema.BuiltinOperator.SOFTMAX, [])}
+        for operator in by_kind.get(schema.BuiltinOperator.ADD, []):
+            if int(operator.Outputs(0)) not in logits:
+                continue
+            for tensor in map(graph.Tensors, operator.InputsAsNumpy()):
+                buffer = file.Buffers(tensor.Buffer())
+                if tensor.ShapeLength() == 4 and buffer.DataLength() and tensor.Type() == schema.TensorType.FLOAT32:
+                    values = buffer.DataAsNumpy().view("float32")
+                    masked = values < MASKED_LOGIT / 2
+                    if masked.any() and not masked.all():
+                        values[masked] = values[~masked].min() - 32
     return bytes(content)
 
 
+def _graphs(file):
+    return map(file.Subgraphs, range(file.SubgraphsLength()))
+
+
 def operators(model):
-    """Returns the name of each operator of a .tflite file, given as bytes, as the quantizer spells it, with its kind, in order of execution."""
+    """Returns the name of each operator of a .tflite file, given as bytes, as the quantizer spells it, with its kind.
+
+    In order of execution, those of the default signature first.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     file = schema.Model.GetRootAs(model)
-    graph = file.Subgraphs(0)
+    return [operator for graph in _graphs(file) for operator in _operators(file, graph)]
+
+
+def _operators(file, graph):
     found = []
     for operator in map(graph.Operators, range(graph.OperatorsLength())):
         outputs = "".join(f"{graph.Tensors(tensor).Name().decode()};" for tensor in operator.OutputsAsNumpy())
@@ -130,8 +148,11 @@ def moves_beside_products(model, keep_float=()):
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    graph = schema.Model.GetRootAs(model).Subgraphs(0)
-    named = operators(model)
+    file = schema.Model.GetRootAs(model)
+    return [move for graph in _graphs(file) for move in _moves_beside_products(graph, _operators(file, graph), keep_float)]
+
+
+def _moves_beside_products(graph, named, keep_float):
     products = {i for i, (name, kind) in enumerate(named) if kind in _PRODUCTS and name not in keep_float}
     inputs = [graph.Operators(i).InputsAsNumpy().tolist() for i in range(len(named))]
     outputs = [graph.Operators(i).OutputsAsNumpy().tolist() for i in range(len(named))]
@@ -162,8 +183,8 @@ def moves_beside_products(model, keep_float=()):
     return [named[i] for i in sorted(beside)]
 
 
-def run_with_all_tensors(model, pictures, names):
-    """Runs a .tflite file, given as bytes, on each picture without XNNPACK.
+def run_with_all_tensors(model, pictures, names, key=DEFAULT):
+    """Runs a signature of a .tflite file, given as bytes, on each picture without XNNPACK.
 
     Yields:
         For each picture a dictionary from those of `names` that are activations to arrays in float32, dequantized where they are of integers.
@@ -173,19 +194,43 @@ def run_with_all_tensors(model, pictures, names):
 
     plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(model_content=model, experimental_op_resolver_type=plain, experimental_preserve_all_tensors=True, num_threads=2)
-    interpreter.allocate_tensors()
-    graph = schema.Model.GetRootAs(model).Subgraphs(0)
+    run = interpreter.get_signature_runner(key)
+    file = schema.Model.GetRootAs(model)
+    index = _signature(file, key).SubgraphIndex()
+    graph = file.Subgraphs(index)
     produced = {int(tensor) for i in range(graph.OperatorsLength()) for tensor in graph.Operators(i).OutputsAsNumpy()}
-    details = [tensor for tensor in interpreter.get_tensor_details() if tensor["index"] in produced and tensor["name"] in names]
-    (image,) = interpreter.get_input_details()
+    details = [tensor for tensor in interpreter.get_tensor_details(index) if tensor["index"] in produced and tensor["name"] in names]
     for picture in pictures:
-        interpreter.set_tensor(image["index"], picture[None])
-        interpreter.invoke()
+        run(image=picture[None])
         arrays = {}
         for tensor in details:
-            array, (scale, zero) = interpreter.get_tensor(tensor["index"]), tensor["quantization"]
+            array, (scale, zero) = interpreter.get_tensor(tensor["index"], index), tensor["quantization"]
             arrays[tensor["name"]] = (array.astype("float32") - zero) * scale if scale else array.astype("float32")
         yield arrays
+
+
+def signature_runs(model, keys, output_names, threads):
+    """Returns a function for each of some signatures of a .tflite file, given as bytes: from a picture to a list of the named outputs."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    if not keys:
+        return {}
+    interpreter = quietly(lambda: Interpreter(model_content=model, num_threads=threads))
+
+    def runner(key):
+        signature = quietly(lambda: interpreter.get_signature_runner(key))
+
+        def run(picture):
+            outputs = signature(image=picture)
+            return [outputs[name] for name in output_names]
+
+        return run
+
+    return {key: runner(key) for key in keys}
+
+
+def _signature(file, key=DEFAULT):
+    return next(s for s in map(file.SignatureDefs, range(file.SignatureDefsLength())) if s.SignatureKey() == key.encode())
 
 
 @functools.cache
@@ -202,20 +247,21 @@ def _kind(code):
 
 
 def count_operators(model):
-    """Returns `{operator: count}` of a .tflite file, given as bytes, and the highest rank of its tensors."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    graph = schema.Model.GetRootAs(model).Subgraphs(0)
-    rank = max(graph.Tensors(i).ShapeLength() for i in range(graph.TensorsLength()))
-    return dict(sorted(collections.Counter(kind for _, kind in operators(model)).items())), rank
-
-
-def output_indices(model, names):
-    """Returns where each named output of the signature stands among the outputs of a .tflite file, given as bytes."""
+    """Returns `{operator: count}` of a .tflite file, given as bytes, for its default signature, and the highest rank of all its tensors."""
     from ai_edge_litert import schema_py_generated as schema
 
     file = schema.Model.GetRootAs(model)
-    signature, outputs = file.SignatureDefs(0), file.Subgraphs(0).OutputsAsNumpy().tolist()
+    rank = max(graph.Tensors(i).ShapeLength() for graph in _graphs(file) for i in range(graph.TensorsLength()))
+    counts = collections.Counter(kind for _, kind in _operators(file, file.Subgraphs(0)))
+    return dict(sorted(counts.items())), rank
+
+
+def output_indices(model, names):
+    """Returns where each named output of the default signature stands among the outputs of a .tflite file, given as bytes."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = schema.Model.GetRootAs(model)
+    signature, outputs = _signature(file), file.Subgraphs(0).OutputsAsNumpy().tolist()
     tensors = [signature.Outputs(i) for i in range(signature.OutputsLength())]
     indices = {tensor.Name().decode(): outputs.index(tensor.TensorIndex()) for tensor in tensors}
     return [indices[name] for name in names]

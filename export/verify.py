@@ -1,8 +1,13 @@
 """Compares what a file computes with what Keras computes. A file that differs too much does not ship."""
 
+import math
+
+import keras
 import numpy as np
 from swin_keras.export.recipes import RECIPES
 
+# Attention maps of one large picture take 100 MB and more: outputs of Keras are kept for as many pictures as fit into this.
+REFERENCE_BYTES = 2**29
 # Float32 may differ by this, times the larger of 1 and the largest output.
 FLOAT32_TOLERANCE = 1e-4
 
@@ -23,22 +28,126 @@ def fidelity(reference, outputs):
         `top1_agreement`, the fraction of samples with the same largest entry, for a model with one output of rank 2 and
         otherwise `None`; and the number of `samples`.
     """
-    differences, snrs = [], []
-    for expected, received in zip(reference, outputs, strict=True):
-        expected, received = np.asarray(expected, "float64"), np.asarray(received, "float64")
-        differences.append(np.abs(expected - received).max())
-        signal, noise = np.square(expected).sum(), np.square(expected - received).sum()
-        snrs.append(10 * np.log10(signal / noise) if signal > 0 and noise > 0 else (np.inf if noise == 0 else -np.inf))
-    agreement = None
-    if len(reference) == 1 and reference[0].ndim == 2:
-        agreement = float(np.mean(reference[0].argmax(-1) == outputs[0].argmax(-1)))
+    return _fidelity_of_rows(zip(zip(*reference, strict=True), zip(*outputs, strict=True), strict=True), reference)
+
+
+def _fidelity_of_rows(rows, reference):
+    """As `fidelity`, of pairs of what was expected and received for one picture: outputs may be too large to keep those of all pictures."""
+    difference, samples, agreed = 0.0, 0, 0
+    signal, noise = np.zeros(len(reference)), np.zeros(len(reference))
+    for expected, received in rows:
+        for i, (a, b) in enumerate(zip(expected, received, strict=True)):
+            a = np.asarray(a, "float64")
+            b = np.asarray(b, "float64").reshape(a.shape)
+            difference = np.maximum(difference, np.abs(a - b).max())  # NaN stays
+            signal[i] += np.square(a).sum()
+            noise[i] += np.square(a - b).sum()
+        agreed += np.argmax(expected[0]) == np.argmax(received[0])
+        samples += 1
+    snrs = [10 * np.log10(s / n) if s > 0 and n > 0 else (np.inf if n == 0 else -np.inf) for s, n in zip(signal, noise, strict=True)]
     return {
-        "max_abs_diff": float(max(differences)),
+        "max_abs_diff": float(difference),
         # Identical outputs have no noise; JSON has no infinity.
         "snr_db": float(np.clip(min(snrs), -300.0, 300.0)),
-        "top1_agreement": agreement,
-        "samples": len(reference[0]),
+        "top1_agreement": float(agreed / samples) if len(reference) == 1 and reference[0].ndim == 2 else None,
+        "samples": samples,
     }
+
+
+class Comparison:
+    """A trained model, and what its deploy graph and its files are compared on.
+
+    Args:
+        model: Functional float32 `keras.Model`.
+        inputs: Array `(n, height, width, channels)` of what a file takes. Used are as many as `REFERENCE_BYTES` holds outputs for.
+        noise: The same, of noise, or `None`.
+        to_model: Function from such an array to the normalized pictures that the model takes.
+        exact: Boolean. As in `check`.
+    """
+
+    def __init__(self, model, inputs, noise, to_model=lambda inputs: inputs, exact=True):
+        largest = 4 * sum(math.prod(output.shape[1:]) for output in keras.tree.flatten(model.outputs))
+        at_once = max(1, min(32, REFERENCE_BYTES // 4 // largest))
+
+        def expect(inputs):
+            inputs = inputs[: max(1, REFERENCE_BYTES // largest)]
+            outputs = model.predict(to_model(inputs), batch_size=at_once, verbose=0)
+            return inputs, [np.asarray(output) for output in keras.tree.flatten(outputs)]
+
+        self.inputs, self.reference = expect(inputs)
+        self._on_noise = None if noise is None else expect(noise)
+        self._exact = exact
+
+    def compare(self, name, run):
+        """Compares what runs one picture with Keras.
+
+        Args:
+            name: Key of `RECIPES`, or `"deploy graph"`.
+            run: Function from what a file takes, of batch 1, to a list of arrays.
+
+        Returns:
+            A dictionary: `fidelity` on the pictures, and `fidelity_on_noise`.
+
+        Raises:
+            VerificationError: As `check` does.
+        """
+        measured = self._measure(run, self.inputs, self.reference)
+        check(name, measured, self.reference, self._exact)
+        if self._on_noise is None:
+            return {"fidelity": measured, "fidelity_on_noise": measured}
+        on_noise = self._measure(run, *self._on_noise)
+        # Noise is not what the ranges of a calibrated recipe are for: how far it is off is in the report.
+        if name not in RECIPES or not RECIPES[name].calibrated:
+            check(name, on_noise, self._on_noise[1], self._exact)
+        return {"fidelity": measured, "fidelity_on_noise": on_noise}
+
+    def disagreement(self, run):
+        """Returns the fraction of pictures on which the largest score is another one than in Keras."""
+        return 1 - self._measure(run, self.inputs, self.reference)["top1_agreement"]
+
+    @staticmethod
+    def _measure(run, inputs, reference):
+        outputs = (run(picture[None]) for picture in inputs)
+        return _fidelity_of_rows(zip(zip(*reference, strict=True), outputs, strict=True), reference)
+
+
+class Examples:
+    """Labelled pictures, gone through batch by batch each time; held in memory only if they come once.
+
+    Args:
+        data: Iterable of `(pictures, class indices)`, normalized.
+        shape: Height, width and channels.
+        classes: Integer, their number.
+
+    Raises:
+        ValueError: If `data` cannot be gone through; from `top1`, if it yields something else, or nothing.
+    """
+
+    def __init__(self, data, shape, classes):
+        self._expected = f"`data` must yield batches of pictures (n, {', '.join(map(str, shape))}) and class indices (n,) below {classes}."
+        if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
+            raise ValueError(f"{self._expected} Received: {data!r:.100}.")
+        self._data = list(data) if iter(data) is data else data
+        self._shape, self._classes = shape, classes
+
+    def top1(self, score):
+        """Returns the fraction that is classified right, by a function from pictures `(n, height, width, channels)` to scores `(n, classes)`."""
+        right, total = 0, 0
+        for pictures, indices in map(self._check, self._data):
+            right += np.count_nonzero(np.asarray(score(pictures)).argmax(-1) == indices)
+            total += len(indices)
+        if not total:
+            raise ValueError(f"{self._expected} Received: nothing.")
+        return right / total
+
+    def _check(self, batch):
+        batch = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        if len(batch) != 2:
+            raise ValueError(f"{self._expected} Received: {len(batch)} arrays in a batch.")
+        x, y = np.asarray(batch[0], "float32"), np.asarray(batch[1])
+        if x.shape[1:] != self._shape or y.shape != x.shape[:1] or not np.all((y >= 0) & (y < self._classes)):
+            raise ValueError(f"{self._expected} Received: pictures {x.shape} and indices {y!r:.80}.")
+        return x, y
 
 
 def check(recipe, measured, reference, exact=True):

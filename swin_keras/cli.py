@@ -131,7 +131,10 @@ def _parser():
         "--layout", default="portable", metavar="NAME", help="portable (the default): what every accelerator takes; cpu: fewer operators"
     )
     command.add_argument("--migrate", action="store_true", help="move part of the range of activations into weights before quantizing")
-    command.add_argument("--size", nargs=2, type=edge_main.positive_integer, metavar=("H", "W"), help="of the pictures, in place of the model's own")
+    size = {"nargs": 2, "type": edge_main.positive_integer, "metavar": ("H", "W"), "default": []}
+    command.add_argument("--size", action="append", help="of the pictures, in place of the model's own; repeats: a file takes all", **size)
+    command.add_argument("--uint8-input", action="store_true", help="files take pixels of 8 bits too, through a signature of their own")
+    command.add_argument("--fold-normalization", action="store_true", help="files take pictures in [0, 1] and normalize them themselves")
     command.add_argument("--gelu", default="exact", metavar="NAME", help="exact (the default) or tanh")
     command.add_argument("--fp16-safe-norm", action="store_true", help="normalizations that hold in half precision whatever the activations")
     command.add_argument("--json", action="store_true", help="print the report as one line of JSON")
@@ -283,8 +286,8 @@ def _export(arguments):
     if arguments.size:
         from swin_keras.models import at_size
 
-        source.model = at_size(source.model, *arguments.size)
-        source.preprocessing = source.preprocessing and source.preprocessing.at_size(*arguments.size)
+        source.model = at_size(source.model, *arguments.size[0])
+        source.preprocessing = source.preprocessing and source.preprocessing.at_size(*arguments.size[0])
     log(f"labels: {source.labels_from}; preprocessing: {source.preprocessing_from}")
     result = export_bundle(
         source.model,
@@ -294,7 +297,10 @@ def _export(arguments):
         calibration=None if arguments.calibration is None else _calibration(arguments, source, log),
         labels=source.labels,
         preprocessing=source.preprocessing,
-        data=None if arguments.data is None else _labelled(arguments, source, log),
+        data=None if arguments.data is None else _Labelled(arguments, source, log),
+        sizes=arguments.size[1:],
+        uint8_input=arguments.uint8_input,
+        fold_normalization=arguments.fold_normalization,
         accuracy_budget=arguments.accuracy_budget,
         percentile=arguments.percentile,
         migrate=arguments.migrate,
@@ -313,16 +319,27 @@ def _calibration(arguments, source, log):
         yield images.sample("train", _CALIBRATION_PICTURES)
 
 
-def _labelled(arguments, source, log):
-    """Gives test pictures and their classes, likewise."""
-    images = _load(arguments.data, "test", arguments, source, log)
-    if source.labels is not None and images.labels != source.labels:
-        raise ValueError(
-            f"`--data` must have the model's {len(source.labels)} classes in its order. Received: {len(images.labels)}, {images.labels[:3]}... "
-            "`swin-keras evaluate BUNDLE --data SRC` matches them by name."
-        )
-    with images.reading():
-        yield from images.batches("test", 64).as_numpy_iterator()
+class _Labelled:
+    """Test pictures and their classes, likewise read when they are asked for, and each time again: they need not fit into memory."""
+
+    def __init__(self, *sources):
+        self._sources, self._images = sources, None
+
+    def __iter__(self):
+        if self._images is None:
+            self._images = self._open(*self._sources)
+        with self._images.reading():
+            yield from self._images.batches("test", 64).as_numpy_iterator()
+
+    @staticmethod
+    def _open(arguments, source, log):
+        images = _load(arguments.data, "test", arguments, source, log)
+        if source.labels is not None and images.labels != source.labels:
+            raise ValueError(
+                f"`--data` must have the model's {len(source.labels)} classes in its order. Received: {len(images.labels)}, {images.labels[:3]}... "
+                "`swin-keras evaluate BUNDLE --data SRC` matches them by name."
+            )
+        return images
 
 
 def _load(data, split, arguments, source, log):

@@ -75,12 +75,14 @@ def test_export_builds_the_model_for_another_size_and_measures_accuracy(tmp_path
     export = ["export", tmp_path / "model.keras", "--out", tmp_path / "bundle", "--recipe", "float32"]
     assert "on the command line, --size H W" in refused(*export)
     assert "expected a whole number from 1, received '0'" in refused(*export, "--size", "0", "32")
-    arguments = [*export, "--size", "24", "40", "--data", "digits", "--accuracy-budget", "5", "--json"]
+    arguments = [*export, "--size", "24", "40", "--size", "32", "16", "--uint8-input", "--data", "digits", "--accuracy-budget", "5", "--json"]
     assert main([str(argument) for argument in arguments]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["model"]["input"] == [1, 24, 40, 3] and 0 < report["keras"]["top1"] == report["recipes"]["float32"]["top1"] < 0.5
     description = json.loads((tmp_path / "bundle" / "model.json").read_text())
     assert description["preprocessing"]["crop"] == [24, 40] and description["preprocessing"]["resize"] == [27, 45]
+    keys = [signature["key"] for signature in description["signatures"]]
+    assert keys == ["serving_default", "size_32x16", "uint8", "uint8_32x16"]
 
     assert main(["bench", "--bundle", str(tmp_path / "bundle"), "--runs", "2", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)["recipes"]["float32"]

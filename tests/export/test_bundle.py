@@ -161,14 +161,14 @@ def test_a_wrong_deploy_graph_does_not_ship(model, tmp_path, monkeypatch):
 def test_a_recipe_that_loses_accuracy_does_not_ship(model, data, tmp_path, monkeypatch):
     pictures = np.concatenate([x for x, _ in data])
     classes = model.predict(pictures, verbose=0).argmax(-1)  # Keras is right on all
-    worse = bundles._top1
+    real = verify.Examples.top1
     calls = []
 
-    def top1(scores, classes):
-        calls.append(worse(scores, classes))
+    def top1(examples, score):
+        calls.append(real(examples, score))
         return calls[-1] if len(calls) == 1 else calls[-1] - 0.01
 
-    monkeypatch.setattr(bundles, "_top1", top1)
+    monkeypatch.setattr(verify.Examples, "top1", top1)
     with pytest.raises(export.VerificationError, match=r"float32 loses 1.00 points of accuracy against Keras, more than the 0.50 allowed"):
         export.export_bundle(model, tmp_path / "bundle", data=[(pictures, classes)], max_accuracy_loss=0.005)
     assert list(tmp_path.iterdir()) == []
@@ -183,6 +183,7 @@ def test_a_recipe_that_loses_accuracy_does_not_ship(model, data, tmp_path, monke
         ({"preprocessing": Preprocessing("exact", (64, 64), (64, 64))}, r"must crop to the model's input 32x32. Received: crop=\(64, 64\)"),
         ({"preprocessing": {"resize": 3}}, "must be a `swin_keras.preprocessing.Preprocessing`. Received: dict"),
         ({"calibration": [np.zeros((2, 16, 16, 3))]}, r"`calibration` must yield arrays \(n, 32, 32, 3\)"),
+        ({"recipes": ["full_int8"], "calibration": np.zeros((1, 32, 32, 3))}, "must be several pictures for full_int8, .* Received: 1 picture"),
         ({"calibration": []}, "`calibration` must yield arrays .*Received: nothing"),
         ({"calibration": "folder:flowers"}, r"`calibration` must yield arrays .*Received: 'folder:flowers'"),
         ({"calibration": 5}, "`calibration` must yield arrays .*Received: 5"),
@@ -193,6 +194,10 @@ def test_a_recipe_that_loses_accuracy_does_not_ship(model, data, tmp_path, monke
         ({"calibration": [np.full((2, 32, 32, 3), np.nan)]}, "of finite numbers. Received: 6,144 that are not"),
         ({"recipes": ["float32", "hybrid_int8", "int16x8"]}, "`calibration` must be pictures for hybrid_int8 and int16x8. Received: None"),
         ({"data": []}, "`data` must yield batches .*Received: nothing"),
+        ({"sizes": [(32, 32)]}, r"`sizes` must be a list of further heights and widths, each once, .* where the model has \(32, 32\)"),
+        ({"sizes": [(48, 32), (48, 32)]}, "`sizes` must be .* each once"),
+        ({"sizes": (48, 32)}, r"`sizes` must be a list of further heights and widths, .* Received: sizes=\(48, 32\)"),
+        ({"sizes": [(48, 0)]}, "`sizes` must be a list of further heights and widths"),
     ],
 )
 def test_export_bundle_refuses_what_does_not_fit_and_writes_nothing(model, tmp_path, arguments, message):

@@ -23,7 +23,7 @@ def test_a_migrated_graph_computes_the_same_with_other_weights(name, scaled, rng
     pictures = rng.standard_normal((3, 33, 47, 3)).astype("float32")
     deploy = to_deploy(model, scaled=scaled)
     before = [np.asarray(weight) for weight in deploy.get_weights()]
-    migrate(deploy, pictures)
+    migrate([deploy], pictures)
     changed = sum(not np.allclose(a, b, rtol=1e-3) for a, b in zip(before, deploy.get_weights(), strict=True))
     assert changed >= 4 or (name.startswith("swin_mlp") and not scaled and not changed)
     for picture in pictures:
@@ -40,7 +40,7 @@ def test_a_value_that_is_zero_everywhere_stays_so(rng):
         weight.assign(values)
     pictures = rng.standard_normal((1, 33, 47, 3)).astype("float32")
     deploy = to_deploy(model)
-    migrate(deploy, pictures)
+    migrate([deploy], pictures)
     np.testing.assert_allclose(deploy(pictures), model(pictures), rtol=0, atol=1e-4)
 
 
@@ -65,5 +65,5 @@ def test_migration_makes_good_for_channels_that_are_much_larger_than_others(rng)
         block.attn.proj.kernel.assign(block.attn.proj.kernel.numpy() / factors[2][:, None])
     pictures = rng.standard_normal((6, 32, 32, 3)).astype("float32")
     plain, migrated = to_deploy(model), to_deploy(model)
-    migrate(migrated, pictures)
+    migrate([migrated], pictures)
     assert snr_of_hybrid(migrated, model, pictures) > snr_of_hybrid(plain, model, pictures) + 6

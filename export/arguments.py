@@ -1,0 +1,127 @@
+"""Checks what `export_bundle` is given."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+from swin_keras.export import report as reports
+from swin_keras.export.recipes import RECIPES
+
+from swin_keras.layers.checks import is_count, is_number
+from swin_keras.preprocessing import Preprocessing
+
+
+def check_recipes(recipes):
+    known = f"`recipes` must be some of {', '.join(RECIPES)}."
+    if not isinstance(recipes, (str, list, tuple)):
+        raise ValueError(f"{known} Received: {recipes!r}.")
+    recipes = [recipes] if isinstance(recipes, str) else list(dict.fromkeys(recipes))
+    unknown = [recipe for recipe in recipes if recipe not in RECIPES]
+    if unknown or not recipes:
+        raise ValueError(f"{known} Received: {', '.join(map(str, unknown)) or 'none'}.")
+    return recipes
+
+
+def check_folder(folder):
+    """Refuses to replace anything but a bundle that holds only what an export writes."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"Expected a folder to write to. Received: {str(folder)!r}, which is a file.")
+    if folder == pathlib.Path.cwd():
+        raise ValueError("Expected a folder other than the current one, which is replaced whole. Give a name in it.")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        listed = {file["file"] for file in description["files"] if description["format_version"]}
+        ours = {"model.json", "labels.txt", "report.json", "report.md"} | listed | {f"report/{name}" for name in reports.PICTURES}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set()  # Some other program's model.json, TensorFlow.js' for one.
+    paths = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+    foreign = sorted(name for name in (path.relative_to(folder).as_posix() for path in paths) if name not in ours)
+    if foreign:
+        raise ValueError(
+            f"Expected a new folder, an empty one, or a bundle to replace. Received: {str(folder)!r}, which holds other files: "
+            f"{', '.join(foreign[:5])}. Choose another folder."
+        )
+
+
+def check_preprocessing(preprocessing, height, width):
+    """Returns the model's `Preprocessing`: the one given, or the official protocol."""
+    if preprocessing is None:
+        return Preprocessing.official(height, width)
+    if not isinstance(preprocessing, Preprocessing):
+        raise ValueError(f"`preprocessing` must be a `swin_keras.preprocessing.Preprocessing`. Received: {type(preprocessing).__name__}.")
+    if preprocessing.crop != (height, width):
+        raise ValueError(f"`preprocessing` must crop to the model's input {height}x{width}. Received: crop={preprocessing.crop}.")
+    return preprocessing
+
+
+def check_sizes(sizes, main):
+    """Returns further sizes as tuples. `main` is the height and width that the model has."""
+    expected = "`sizes` must be a list of further heights and widths, each once, such as [(224, 320)]."
+    pairs = isinstance(sizes, (list, tuple)) and all(isinstance(size, (list, tuple)) and len(size) == 2 for size in sizes)
+    if not pairs or not all(is_count(side) for size in sizes for side in size):
+        raise ValueError(f"{expected} Received: sizes={sizes!r}.")
+    sizes = [tuple(map(int, size)) for size in sizes]
+    if len({main, *sizes}) <= len(sizes):
+        raise ValueError(f"{expected} Received: sizes={sizes}, where the model has {main}.")
+    return sizes
+
+
+def check_numbers(accuracy_budget, percentile):
+    if accuracy_budget is not None and not (is_number(accuracy_budget) and 0 <= accuracy_budget <= 100):
+        raise ValueError(f"`accuracy_budget` must be points of top-1 from 0 to 100. Received: accuracy_budget={accuracy_budget!r}.")
+    if not is_number(percentile) or not 50 < percentile <= 100:
+        raise ValueError(f"`percentile` must be above 50 and at most 100. Received: percentile={percentile!r}.")
+
+
+def check_labels(labels, model):
+    if labels is None:
+        return None
+    if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"`labels` must be a list of class names. Received: {labels!r:.100}.")
+    labels = list(labels)
+    if bad := [index for index, label in enumerate(labels) if not label.strip() or label.splitlines() != [label]]:
+        raise ValueError(f"`labels` must be names, each on one line. Received: {labels[bad[0]]!r} for class {bad[0]}.")
+    classes = keras.tree.flatten(model.outputs)[0].shape[-1]
+    if len(labels) != classes:
+        raise ValueError(f"`labels` must name each of the model's {classes} classes. Received: {len(labels)} names.")
+    return labels
+
+
+def check_calibrated(calibration, needed_for):
+    """`needed_for` names what finds ranges on calibration pictures."""
+    if calibration is None and needed_for:
+        raise ValueError(
+            f"`calibration` must be pictures for {' and '.join(needed_for)}. Received: None. Give some hundred like those to come; "
+            "on the command line, --calibration SRC."
+        )
+
+
+def read_calibration(calibration, shape, needed_for):
+    """Returns the calibration pictures as one array, or `None`. `needed_for` is as in `check_calibrated`."""
+    if calibration is None:
+        return None
+    expected = f"`calibration` must yield arrays (n, {', '.join(map(str, shape))})"
+    if isinstance(calibration, (str, bytes)) or not hasattr(calibration, "__iter__"):
+        raise ValueError(f"{expected}. Received: {calibration!r:.100}.")
+    try:
+        batches = [np.asarray(batch) for batch in ([calibration] if len(getattr(calibration, "shape", ())) == 4 else calibration)]
+        if batches and (kinds := {batch.dtype for batch in batches if batch.dtype.kind != "f" and batch.dtype.name != "bfloat16"}):
+            raise ValueError(f"{', '.join(sorted(map(str, kinds)))}; normalize them as the model's input")
+        batches = [batch.astype("float32") for batch in batches]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{expected} of normalized floats. Received: something else ({error}).") from error
+    if not any(len(batch) if batch.ndim else 0 for batch in batches) or any(batch.shape[1:] != shape for batch in batches):
+        received = sorted({batch.shape for batch in batches})
+        raise ValueError(f"{expected}. Received: {received or 'nothing'}.")
+    pictures = np.concatenate(batches)
+    if not np.isfinite(pictures).all():
+        raise ValueError(f"{expected} of finite numbers. Received: {np.count_nonzero(~np.isfinite(pictures)):,} that are not.")
+    if len(pictures) == 1 and needed_for:
+        raise ValueError(
+            f"`calibration` must be several pictures for {' and '.join(needed_for)}, as no range of one holds for the next. Received: 1 picture. "
+            "Give some hundred like those to come."
+        )
+    return pictures
