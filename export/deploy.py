@@ -226,15 +226,34 @@ def _consumers(model):
     return consumers
 
 
+def _takers(model):
+    """Returns, for the name of each operation, the names of those that take what it gives; `None` stands for the model's own output.
+
+    By the configuration: `input` knows an operation's first call only, which may have been in another model.
+    """
+    config = model.get_config()
+    takers = {entry["name"]: [] for entry in config["layers"]}
+    for name, tensors in [*((entry["name"], entry["inbound_nodes"]) for entry in config["layers"]), (None, config["output_layers"])]:
+        for leaf in keras.tree.flatten(tensors):
+            if isinstance(leaf, str) and leaf in takers:
+                takers[leaf].append(name)
+    return takers
+
+
+def _operation(model, name):
+    return next((operation for operation in model.operations if operation.name == name), None)
+
+
 def _heads_behind_norms(model):
     """Finds normalizations whose only use is a global average whose only use is a dense layer."""
     if _has_shared_layers(model):
         return {}  # A shared layer's weights cannot hold a norm that stands before one use only.
-    consumers = _consumers(model)
+    takers = _takers(model)
 
     def only_consumer(layer, kind):
-        found = consumers.get(id(layer.output), [])
-        return found[0] if len(found) == 1 and isinstance(found[0], kind) else None
+        found = takers.get(layer.name, [])
+        operation = _operation(model, found[0]) if len(found) == 1 else None
+        return operation if isinstance(operation, kind) else None
 
     heads = {}
     for norm in filter(_is_plain_norm, model.layers):
@@ -282,14 +301,10 @@ def _embedding_of_picture(deploy):
     Returns:
         `None` if there is none, or if it pads: with zeros, which stand for the mean.
     """
-    config = deploy.get_config()
-    # By the configuration, for `input` knows a layer's first call only, and of a model inside this one what it was built on.
-    picture = keras.tree.flatten(config["input_layers"])[0]
-    uses = [(entry["name"], entry["inbound_nodes"]) for entry in config["layers"]] + [(None, config["output_layers"])]
-    takers = [name for name, tensors in uses for leaf in keras.tree.flatten(tensors) if leaf == picture]
+    takers = _takers(deploy)[deploy.inputs[0].name]
     if len(takers) != 1 or _has_shared_layers(deploy):
         return None
-    taker = next((operation for operation in deploy.operations if operation.name == takers[0]), None)
+    taker = _operation(deploy, takers[0])
     if isinstance(taker, keras.Model):
         return _embedding_of_picture(taker)
     if not isinstance(taker, DeployPatchEmbedding) or any(np.mod(deploy.inputs[0].shape[1:3], taker.patch_size)):

@@ -27,7 +27,7 @@ def add_metadata(model, *, name, description, labels, mean, std, version):
     What the file computes stays the same. MediaPipe's ImageClassifier runs it, with three differences from a bundle's own classifier:
 
     - It only takes the same mean and std for all channels. With those of ImageNet it fails with "Per-channel image normalization is not
-      available", though the format has them per channel. To run such a model there, fold them into its first convolution.
+      available", though the format has them per channel. To run such a model there, fold them into its first convolution (`fold_normalization`).
     - It stretches the whole picture to the input's size, bilinear without antialiasing, and crops nothing.
     - It applies no softmax: scores are the file's outputs, best first. Those of a file of logits are not in [0, 1], and its option
       `score_threshold` is compared with them. For probabilities, export a model that ends in a softmax.

@@ -368,6 +368,17 @@ def test_a_head_that_is_used_twice_is_not_folded(rng):
     assert_deploys_equal(randomize(keras.Model(image, head(average(normed)) + head(average(image)))), rng)
 
 
+@pytest.mark.parametrize("use", ["a layer", "a model"])
+def test_a_norm_with_another_use_that_was_first_called_elsewhere_is_not_folded(use, rng):
+    image, elsewhere = keras.Input((8, 12, 5)), keras.Input((8, 12, 5))
+    other = keras.layers.Conv2D(5, 1)
+    other = keras.Model(elsewhere, other(elsewhere)) if use == "a model" else other
+    other(elsewhere)
+    normed = keras.layers.LayerNormalization()(image)
+    scores = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(normed))
+    assert_deploys_equal(randomize(keras.Model(image, {"scores": scores, "maps": other(normed)})), rng)
+
+
 MEAN, STD = (0.5, 0.4, 0.6), (0.2, 0.3, 0.25)
 
 
