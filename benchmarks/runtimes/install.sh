@@ -15,7 +15,7 @@ fail() {
 
 # packages ARCHITECTURE NAME... downloads Debian packages into $partial. apt keeps its lists there too, so it needs no root, and any architecture will do.
 packages() {
-    local apt="$partial/apt-$1" options=(-qq -o "APT::Architecture=$1" -o "APT::Architectures::=$1" -o APT::Sandbox::User=root)
+    local apt="$partial/apt-$1" options=(-qq -o "APT::Architecture=$1" -o "APT::Architectures::=$1" -o APT::Sandbox::User=root -o APT::Update::Error-Mode=any)
     options+=(-o "Dir::State=$apt" -o Dir::State::status=/dev/null -o "Dir::Cache=$apt")
     mkdir -p "$apt/lists/partial" "$apt/archives/partial"
     shift
@@ -68,5 +68,5 @@ partial=$(mktemp -d "$here/.$1.XXXXXX")
 trap 'rm -rf "$partial"' EXIT
 mkdir "$partial/new"
 "install_$1"
-# Nothing half-installed stands under the final name.
-mv -T "$partial/new" "$here/.$1"
+# Nothing half-installed stands under the final name. Another run may have been first.
+mv -T "$partial/new" "$here/.$1" || [ -d "$here/.$1" ]

@@ -18,17 +18,17 @@ import numpy as np
 class RuntimeFailed(RuntimeError):
     """The runtime did not run the file. `rejected` lists the operators that it refuses, each with the reason."""
 
-    def __init__(self, code, log):
+    def __init__(self, ending, log=""):
         lines = [line for line in log.splitlines() if line.strip() and not line.startswith("INFO:")]
         starts = [number for number, line in enumerate(lines) if "not supported by GPU delegate:" in line]
         ends = [number for number, line in enumerate(lines) if "operations will run on the " in line]
         rejected = lines[starts[0] + 1 : ends[0]] if starts and ends else []
         # Where a name of a tensor follows the reason, one line for each reason is enough.
         self.rejected = list(dict.fromkeys(line.split(". ")[0].rstrip(".") for line in rejected))
-        super().__init__("; ".join(self.rejected) or f"ended with code {code}: {' '.join(lines[-2:])}")
+        super().__init__("; ".join(self.rejected) or " ".join([ending, *lines[-2:]]))
 
 
-def run_in_child(file, pictures, accelerator="cpu", command=(sys.executable,), environment=None):
+def run_in_child(file, pictures, accelerator="cpu", command=(sys.executable,), environment=None, timeout=None):
     """Runs a file in a child, for a runtime may crash, and reads its environment as it starts.
 
     Args:
@@ -37,19 +37,24 @@ def run_in_child(file, pictures, accelerator="cpu", command=(sys.executable,), e
         accelerator: `"cpu"` or `"gpu"`.
         command: List. How to start an interpreter of Python.
         environment: Dictionary, or `None` for that of this process.
+        timeout: Float. Seconds that the child may take, or `None`.
 
     Returns:
         A dictionary of the outputs by name, arrays `(n, ...)`, and what the child says of the runtime, another dictionary.
 
     Raises:
-        RuntimeFailed: If the child fails.
+        RuntimeFailed: If the child fails, or takes longer.
     """
     with tempfile.TemporaryDirectory() as folder:
         inputs, outputs = pathlib.Path(folder) / "pictures.npy", pathlib.Path(folder) / "outputs.npz"
         np.save(inputs, pictures)
-        child = subprocess.run([*command, __file__, file, inputs, outputs, accelerator], capture_output=True, text=True, env=environment)
+        arguments = [*command, __file__, file, inputs, outputs, accelerator]
+        try:
+            child = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeFailed(f"did not end within {timeout:g} s") from error
         if child.returncode:
-            raise RuntimeFailed(child.returncode, child.stderr)
+            raise RuntimeFailed(f"ended with code {child.returncode}:", child.stderr)
         with np.load(outputs) as arrays:
             return dict(arrays), json.loads(child.stdout.splitlines()[-1])
 
