@@ -151,7 +151,58 @@ def quantize(float32_model, recipe, ranges=None, keep_float=()):
 
     quantizer = Quantizer(_prepare(float32_model, recipe), _manager(float32_model, recipe, keep_float).get_quantization_recipe())
     with _silence():
-        return bytes(quantizer.quantize(ranges).quantized_model)
+        quantized = bytes(quantizer.quantize(ranges).quantized_model)
+    return _cast_biases(quantized) if RECIPES[recipe].quantization is _float16 else quantized
+
+
+def _cast_biases(model):
+    """Stores the biases of matrix products in float16 where their weights are.
+
+    The quantizer casts weights alone, and XNNPACK of June 2025 to July 2026, as in @litertjs/core 2.5.3, refuses a float16 weight beside a float32
+    bias: in the browser the runtime's own kernels ran these products, and Swin-T took four times as long.
+
+    Args:
+        model: Bytes of a .tflite file that the quantizer made by `_float16`.
+
+    Returns:
+        Bytes.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+    from litert_quantizer import model_modifier, qtyping
+    from litert_quantizer.transformations import transformation_utils
+
+    file = flatbuffer_utils.read_model_from_bytearray(memoryview(model))  # with the buffers that stand behind the FlatBuffer
+    dequantize = transformation_utils.add_op_code(qtyping.BuiltinOperator.DEQUANTIZE, file.operatorCodes)
+    cast_buffers = {}  # by the buffer in float32: signatures share them
+    for graph in file.subgraphs:
+        cast_weights = {operator.outputs[0] for operator in graph.operators if operator.opcodeIndex == dequantize}
+        casts = {}
+        for product in graph.operators:
+            if len(product.inputs) < 3 or product.inputs[1] not in cast_weights or product.inputs[2] < 0:
+                continue
+            bias = graph.tensors[product.inputs[2]]
+            if (content := file.buffers[bias.buffer].data) is None:
+                continue
+            if bias.buffer not in cast_buffers:
+                cast_buffers[bias.buffer] = len(file.buffers)
+                file.buffers.append(qtyping.BufferT(np.frombuffer(content, "float32").astype("float16").view("uint8")))
+            if product.inputs[2] not in casts:
+                number = len(graph.tensors)
+                kinds = (qtyping.TensorType.FLOAT16, cast_buffers[bias.buffer], b"_float16"), (qtyping.TensorType.FLOAT32, 0, b"_dequant")
+                graph.tensors += [qtyping.TensorT(bias.shape, kind, buffer, bias.name + suffix) for kind, buffer, suffix in kinds]
+                casts[product.inputs[2]] = qtyping.OperatorT(dequantize, [number], [number + 1])
+            product.inputs[2] = casts[product.inputs[2]].outputs[0]
+        graph.operators = [*casts.values(), *graph.operators]
+    # Another operator may read the same constant, and another constant share its buffer: the converter stores equal bytes once.
+    read = {
+        graph.tensors[tensor].buffer
+        for graph in file.subgraphs
+        for tensors in (graph.outputs, *(operator.inputs for operator in graph.operators))
+        for tensor in tensors
+    }
+    for buffer in cast_buffers.keys() - read:
+        file.buffers[buffer].data = None
+    return bytes(model_modifier.ModelModifier(file).modify_model({}))
 
 
 def _prepare(float32_model, recipe):

@@ -4,8 +4,8 @@
 //   node benchmarks/runtimes/browser.mjs --inputs DIR --out FILE.json [--accelerator wasm|webgpu] MODEL.tflite ...
 //
 // DIR has inputs.f32, little-endian float32, and inputs.json, {"shape": [n, height, width, 3]}. FILE.json gets
-// {"versions": {...}, "runs": [{"file", "accelerator", "fully_accelerated", "outputs": [[...], ...]} or {"file", "accelerator", "error"}]}, a row of
-// the first output for each picture. CHROMIUM names the browser (default: /usr/bin/chromium).
+// {"versions": {...}, "runs": [{"file", "accelerator", "fully_accelerated", "outputs": [[...], ...], "milliseconds": [...]} or {"file", "accelerator",
+// "error"}]}, a row of the first output, and a time, for each picture. CHROMIUM names the browser (default: /usr/bin/chromium).
 
 import { createReadStream, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -33,13 +33,16 @@ async function run({ model, accelerator }) {
   const compiled = await loadAndCompile(model, { accelerator });
   const size = pictures.length / shape[0];
   const outputs = [];
+  const milliseconds = [];
   for (let i = 0; i < shape[0]; i++) {
     const input = new Tensor(pictures.slice(i * size, (i + 1) * size), [1, ...shape.slice(1)]);
+    const started = performance.now();
     const results = await compiled.run([input]);
     outputs.push([...(await results[0].data())]);
+    milliseconds.push(performance.now() - started);
     [input, ...results].forEach((tensor) => tensor.delete());
   }
-  const result = { fully_accelerated: compiled.isFullyAccelerated, outputs };
+  const result = { fully_accelerated: compiled.isFullyAccelerated, outputs, milliseconds };
   compiled.delete();
   return result;
 }
