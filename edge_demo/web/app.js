@@ -1,0 +1,414 @@
+// The page: from what a person does to what the worker is asked, and back.
+
+import { readBundle, readFile, runnable } from "./bundle.js";
+import { Camera } from "./camera.js";
+import { Client, ClosedError } from "./client.js";
+import { InputError } from "./errors.js";
+import { drawable, explain } from "./maps.js";
+import { best } from "./numbers.js";
+import { keepAhead, startKeeping } from "./offline.js";
+import { element, fillSelect, hideProblem, showClasses, showMap, showNote, showPixels, showProblem, showRunning, showTimes } from "./view.js";
+
+const FOLDER = "bundle/";
+const LIVE_TIMES = 300; // the pictures of a live run that median and p90 are of
+
+const controls = {
+  recipe: /** @type {HTMLSelectElement} */ (element("recipe")),
+  accelerator: /** @type {HTMLSelectElement} */ (element("accelerator")),
+  threads: /** @type {HTMLInputElement} */ (element("threads")),
+  topK: /** @type {HTMLInputElement} */ (element("top-k")),
+  threshold: /** @type {HTMLInputElement} */ (element("threshold")),
+  map: /** @type {HTMLSelectElement} */ (element("map-output")),
+  strength: /** @type {HTMLInputElement} */ (element("map-strength")),
+};
+const camera = new Camera(element("video"));
+
+/** @type {import("./bundle.js").Description} */
+let description;
+/** The model that runs, or will: it is there before its file is. @type {{client: Client, ready: Promise<boolean>} | null} */
+let model = null;
+/** The picture on the page, unless the camera runs. @type {{blob: Blob, name: string} | null} */
+let picture = null;
+/** @type {import("./engine.js").Result & {of: string} | null} */
+let result = null;
+/** Whether the worker has a picture, and whether another is wanted after it: only ever the newest. */
+let busy = false;
+let again = false;
+/** What WebGPU runs on, or why not. @type {{gpu: boolean, threads: boolean}} */
+const can = { gpu: false, threads: false };
+
+async function start() {
+  await startKeeping();
+  description = await readBundle(FOLDER);
+  await findAbilities();
+  fillControls();
+  listen();
+  await Promise.all([loadModel(), listSamples()]);
+  const builds = [can.threads ? "litert_wasm_threaded_internal" : "litert_wasm_internal", ...(can.gpu ? ["litert_wasm_jspi_internal"] : [])];
+  element("offline").textContent = await keepAhead(FOLDER, description, builds);
+}
+
+async function findAbilities() {
+  can.gpu = Boolean(await navigator.gpu?.requestAdapter().catch(() => null));
+  can.threads = globalThis.crossOriginIsolated;
+}
+
+function fillControls() {
+  const { labels, input, recommended, outputs } = description;
+  const [height, width] = input.shape.slice(1);
+  const classes = labels ? `${labels.length} classes` : description.output_kind;
+  element("model").textContent = `${description.model} · ${classes} · ${height}×${width}`;
+  const targets = { cpu: "wasm", gpu: "WebGPU" };
+  fillSelect(
+    controls.recipe,
+    runnable(description).map(({ recipe, bytes }) => {
+      const best = Object.entries(targets).filter(([target]) => recommended[target] === recipe).map(([, name]) => name); // prettier-ignore
+      return [recipe, `${recipe}, ${(bytes / 1e6).toFixed(1)} MB${best.length ? ` (best for ${best.join(" and ")})` : ""}`];
+    }),
+  );
+  const recipes = runnable(description).map(({ recipe }) => recipe);
+  controls.recipe.value = recommended.cpu && recipes.includes(recommended.cpu) ? recommended.cpu : recipes[0];
+  controls.recipe.disabled = controls.accelerator.disabled = false;
+  if (!can.gpu) {
+    /** @type {HTMLOptionElement} */ (controls.accelerator.querySelector("[value=webgpu]")).disabled = true;
+    const remedy = globalThis.isSecureContext ? "Use a browser and a device with WebGPU" : "Open the page by https or localhost";
+    showNote("accelerator-note", `WebGPU is not available: this browser gives no GPU here. ${remedy}.`);
+  }
+  const cores = navigator.hardwareConcurrency || 1;
+  controls.threads.max = String(cores);
+  controls.threads.value = String(can.threads ? Math.min(4, cores) : 1);
+  if (!can.threads) showNote("threads-note", "One thread only: more take https or localhost, and the headers that `swin-keras serve` sends.");
+  enableThreads();
+  const drawn = drawable(outputs);
+  element("map-part").hidden = !drawn.length;
+  fillSelect(controls.map, [["", "none"], ...drawn.map(({ name }) => /** @type {[string, string]} */ ([String(outputs.findIndex((o) => o.name === name)), name]))]);
+  controls.map.value = controls.map.options[controls.map.options.length - 1].value;
+  explainMap();
+}
+
+function enableThreads() {
+  controls.threads.disabled = !can.threads || controls.accelerator.value !== "wasm";
+}
+
+/** Loads the chosen recipe for the chosen accelerator into a new worker. */
+async function loadModel() {
+  model?.client.close();
+  hideProblem();
+  const client = new Client();
+  const [recipe, accelerator] = [controls.recipe.value, /** @type {import("./engine.js").Accelerator} */ (controls.accelerator.value)];
+  const threads = Number(controls.threads.value);
+  const own = { client, ready: prepare(client, recipe, accelerator, threads) };
+  model = own;
+  if ((await own.ready) && model === own && picture) classify();
+}
+
+/**
+ * @param {Client} client @param {string} recipe @param {import("./engine.js").Accelerator} accelerator @param {number} threads
+ * @returns {Promise<boolean>} Whether it runs.
+ */
+async function prepare(client, recipe, accelerator, threads) {
+  const current = () => model?.client === client;
+  try {
+    showRunning("loading", `Loading ${recipe} …`, 0);
+    const content = await readFile(FOLDER, description, recipe, (received, expected) => {
+      if (current()) showRunning("loading", `Loading ${recipe} …`, Math.min(1, received / expected));
+    });
+    if (!current()) return false;
+    showRunning("loading", `Preparing ${recipe} for ${accelerator} …`);
+    showRan(await client.load({ model: content, description, recipe, accelerator, threads }), recipe);
+    return true;
+  } catch (error) {
+    if (current() && !(error instanceof ClosedError)) {
+      showRunning("none", "Nothing runs.");
+      showProblem(error, loadModel);
+    }
+    return false;
+  }
+}
+
+/** @param {import("./engine.js").Running} running @param {string} recipe */
+function showRan({ accelerator, whole, threads, adapter }, recipe) {
+  const wanted = controls.accelerator.value;
+  const where = accelerator === "webgpu" ? `WebGPU (${adapter})` : `wasm with ${threads} thread${threads > 1 ? "s" : ""}`;
+  let extent = accelerator === "webgpu" ? "all of the graph" : "all of the graph, by XNNPACK";
+  if (!whole) extent = accelerator === "webgpu" ? "not all of the graph: the rest runs on the CPU" : "not all of the graph by XNNPACK: the rest takes slow kernels";
+  const instead = wanted === accelerator ? "" : `, in place of ${wanted}, which does not take all of the graph`;
+  showRunning(whole && !instead ? "ready" : "partly", `${recipe} runs on ${where}${instead}: ${extent}.`);
+  Object.assign(element("running").dataset, { recipe, accelerator, wanted, whole, threads });
+}
+
+/** @param {Blob} blob @param {string} name */
+async function setPicture(blob, name) {
+  stopCamera();
+  picture = { blob, name };
+  result = null;
+  const shown = /** @type {HTMLImageElement} */ (element("shown"));
+  URL.revokeObjectURL(shown.src);
+  shown.src = URL.createObjectURL(blob);
+  shown.alt = `Picture ${name}`;
+  showStage("shown");
+  await classify();
+}
+
+/** @param {"shown" | "video"} which */
+function showStage(which) {
+  element("drop").classList.add("filled");
+  element("frame").hidden = false;
+  element("shown").hidden = which !== "shown";
+  element("video").hidden = which !== "video";
+  showMap(null, description.preprocessing.crop, 0);
+}
+
+/** Classifies the picture on the page. Asked again meanwhile, it does so once more afterwards. */
+async function classify() {
+  if (busy) again = true;
+  if (busy || !picture || !model) return;
+  busy = true;
+  const { blob, name } = picture;
+  const { client, ready } = model;
+  try {
+    if (await ready) {
+      const answer = await client.run({ picture: blob, name, map: chosenMap() });
+      if (!again) {
+        result = { ...answer, of: name };
+        hideProblem();
+        showResult();
+        showTimes([result.ms], "");
+      }
+    }
+  } catch (error) {
+    if (!(error instanceof ClosedError) && !again) {
+      showClasses([], "No result.");
+      showProblem(error, () => (picture ? classify() : undefined));
+    }
+  }
+  busy = false;
+  if (again) {
+    again = false;
+    await classify();
+  }
+}
+
+function chosenMap() {
+  return controls.map.value === "" ? null : Number(controls.map.value);
+}
+
+function showResult() {
+  if (!result) return;
+  const { probabilities } = result;
+  const count = Math.max(1, Math.floor(Number(controls.topK.value)) || 1);
+  const threshold = Number(controls.threshold.value) / 100;
+  let note = "";
+  if (!probabilities) note = "This model gives features, not classes: see the map on the picture.";
+  const shown = probabilities ? best(probabilities, count, threshold) : [];
+  if (probabilities && !shown.length) note = `No class reaches ${controls.threshold.value} %.`;
+  if (result.hidden) note += " Where the picture is transparent, Python may read other colours; of PNG files it reads the same.";
+  showClasses(
+    shown.map((index) => ({ index, label: description.labels?.[index] ?? `class ${index}`, probability: /** @type {Float64Array} */ (probabilities)[index] })),
+    note.trim(),
+  );
+  const { recipe, accelerator } = element("running").dataset;
+  Object.assign(element("classes").dataset, { picture: result.of, recipe, accelerator });
+  drawMapOnPicture();
+}
+
+function drawMapOnPicture() {
+  showMap(result, description.preprocessing.crop, Number(controls.strength.value));
+  const chosen = chosenMap();
+  element("map").dataset.output = chosen !== null && result?.map ? description.outputs[chosen].name : "";
+}
+
+function explainMap() {
+  const chosen = chosenMap();
+  showNote("map-note", chosen === null ? "" : `Light: ${explain(description.outputs[chosen])}.`);
+}
+
+async function toggleCamera() {
+  if (camera.running) return stopCamera();
+  hideProblem();
+  try {
+    await camera.start();
+  } catch (error) {
+    return showProblem(error, toggleCamera);
+  }
+  picture = null;
+  result = null;
+  markSample(null);
+  showStage("video");
+  element("camera").setAttribute("aria-pressed", "true");
+  element("camera").textContent = "Stop camera";
+  element("classes").setAttribute("aria-live", "off"); // Nobody can listen to ten results a second.
+  await watch();
+}
+
+function stopCamera() {
+  camera.stop();
+  element("camera").setAttribute("aria-pressed", "false");
+  element("camera").textContent = "Camera";
+  element("classes").setAttribute("aria-live", "polite");
+}
+
+/** Classifies what the camera sees, one picture at a time. */
+async function watch() {
+  /** @type {import("./engine.js").Result["ms"][]} */
+  const times = [];
+  let [seen, dropped] = [0, 0];
+  for await (const next of camera.pictures()) {
+    const running = model;
+    if (!running || !(await running.ready)) {
+      next.picture.close();
+      await new Promise((wait) => setTimeout(wait, 200));
+      continue;
+    }
+    try {
+      const answer = await running.client.run({ picture: next.picture, name: "camera", map: chosenMap() });
+      if (!camera.running) return;
+      result = { ...answer, of: "camera" };
+    } catch (error) {
+      if (error instanceof ClosedError) {
+        times.length = seen = dropped = 0; // Another model came: its times are its own.
+        continue;
+      }
+      stopCamera();
+      return showProblem(error, toggleCamera);
+    }
+    times.push(result.ms);
+    if (times.length > LIVE_TIMES) times.shift();
+    seen++;
+    dropped += next.dropped;
+    showResult();
+    showTimes(times, `· live: ${seen} pictures classified, ${dropped} passed over`);
+  }
+}
+
+async function listSamples() {
+  const names = /** @type {string[]} */ (await fetch("samples.json").then((answer) => (answer.ok ? answer.json() : []), () => [])); // prettier-ignore
+  element("samples-part").hidden = !names.length;
+  element("samples").replaceChildren(
+    ...names.map((name) => {
+      const item = document.createElement("li");
+      const button = item.appendChild(document.createElement("button"));
+      button.type = "button";
+      button.dataset.name = name;
+      button.setAttribute("aria-pressed", "false");
+      const image = button.appendChild(new Image());
+      Object.assign(image, { alt: `Sample ${name}`, loading: "lazy", onload: showPixels, src: `samples/${encodeURIComponent(name)}` });
+      button.onclick = () => openSample(name);
+      return item;
+    }),
+  );
+}
+
+/** @param {string} name */
+async function openSample(name) {
+  try {
+    const answer = await fetch(`samples/${encodeURIComponent(name)}`);
+    if (!answer.ok) throw new InputError(`expected the sample '${name}', which is no longer there. Reload the page.`);
+    markSample(name);
+    await setPicture(await answer.blob(), name);
+  } catch (error) {
+    const offline = new InputError(`expected the sample '${name}' from the server, which does not answer, and this browser has not kept it. Open a file.`);
+    showProblem(error instanceof InputError ? error : offline, () => openSample(name));
+  }
+}
+
+/** @param {string | null} name */
+function markSample(name) {
+  const buttons = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("#samples button"));
+  for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.name === name));
+}
+
+/** @param {FileList | null | undefined} files */
+function openFirst(files) {
+  const file = files?.[0];
+  if (!file) return;
+  markSample(null);
+  setPicture(file, file.name);
+}
+
+async function paste() {
+  try {
+    for (const item of await navigator.clipboard.read()) {
+      const kind = item.types.find((type) => type.startsWith("image/"));
+      if (!kind) continue;
+      markSample(null);
+      return setPicture(await item.getType(kind), "pasted picture");
+    }
+    throw new InputError("expected a picture in the clipboard, found none. Copy a picture, then paste again.");
+  } catch (error) {
+    const denied = new InputError("expected permission to read the clipboard. Allow it for this address, or press Ctrl+V.");
+    showProblem(error instanceof InputError ? error : denied, paste);
+  }
+}
+
+function listen() {
+  const file = /** @type {HTMLInputElement} */ (element("file"));
+  element("open").onclick = () => file.click();
+  file.onchange = () => {
+    openFirst(file.files);
+    file.value = ""; // The same file may be opened again.
+  };
+  element("paste").onclick = paste;
+  element("paste").hidden = !navigator.clipboard?.read;
+  element("camera").onclick = toggleCamera;
+  element("dismiss").onclick = hideProblem;
+  element("shown").onload = (event) => {
+    showPixels(event);
+    drawMapOnPicture();
+  };
+  document.addEventListener("paste", ({ clipboardData }) => openFirst(clipboardData?.files));
+  const drop = element("drop");
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  document.addEventListener("dragleave", (event) => !event.relatedTarget && drop.classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    openFirst(event.dataTransfer?.files);
+  });
+
+  controls.recipe.onchange = loadModel;
+  controls.accelerator.onchange = () => {
+    enableThreads();
+    loadModel();
+  };
+  controls.threads.onchange = () => {
+    const most = Number(controls.threads.max);
+    controls.threads.value = String(Math.min(most, Math.max(1, Math.floor(Number(controls.threads.value)) || 1)));
+    loadModel();
+  };
+  controls.topK.oninput = showResult;
+  controls.threshold.oninput = () => {
+    element("threshold-value").textContent = `${controls.threshold.value} %`;
+    showResult();
+  };
+  controls.strength.oninput = drawMapOnPicture;
+  controls.map.onchange = () => {
+    explainMap();
+    if (result) result.map = null;
+    drawMapOnPicture();
+    classify();
+  };
+  addEventListener("resize", drawMapOnPicture);
+  offerInstall();
+}
+
+function offerInstall() {
+  const button = element("install");
+  addEventListener("beforeinstallprompt", (event) => {
+    event.preventDefault();
+    button.hidden = false;
+    button.onclick = () => {
+      button.hidden = true;
+      /** @type {any} */ (event).prompt();
+    };
+  });
+}
+
+start().catch((error) => {
+  showRunning("none", "Nothing runs.");
+  element("model").textContent = "No bundle";
+  showProblem(error, () => location.reload());
+});

@@ -1,0 +1,179 @@
+// Reads a bundle: its description, checked before anything relies on it, and its files, checked by sha256. As bundle.py.
+
+import { InputError } from "./errors.js";
+import { sha256 } from "./sha256.js";
+
+/**
+ * @typedef {object} Description What this app reads of model.json; other keys are ignored.
+ * @property {number} format_version
+ * @property {string} model
+ * @property {{shape: number[], dtype: string, layout: string}} input
+ * @property {import("./preprocess.js").Preprocessing} preprocessing
+ * @property {string[] | null} labels
+ * @property {string} output_kind "logits", "probabilities" or "features".
+ * @property {{name: string, index: number, shape: number[]}[]} outputs
+ * @property {{recipe: string, file: string, bytes: number, sha256: string}[]} files
+ * @property {Record<string, string | null>} recommended
+ */
+
+const FORMAT_VERSION = 1;
+
+/** @typedef {(received: number, expected: number) => void} Progress Is told how many bytes have come. */
+
+/**
+ * @param {string} folder Address of the bundle, with a slash at its end.
+ * @returns {Promise<Description>}
+ * @throws {InputError} If it is missing, damaged or of another format version.
+ */
+export async function readBundle(folder) {
+  const path = `${folder}model.json`;
+  const answer = await get(path);
+  if (answer.status === 404) {
+    throw new InputError(`expected a bundle, received '${folder}', which has no model.json. Serve the folder that \`swin-keras export\` wrote.`);
+  }
+  let description;
+  try {
+    description = JSON.parse(await answer.text());
+  } catch (error) {
+    throw new InputError(`expected JSON in '${path}': ${/** @type {Error} */ (error).message}. Export the bundle again.`);
+  }
+  const version = description?.format_version;
+  if (version !== FORMAT_VERSION) {
+    throw new InputError(
+      `expected a bundle of format version ${FORMAT_VERSION}, received ${JSON.stringify(version) ?? "none"} in '${path}'. ` +
+        "Export the bundle again, or use the version of this app that came with it.",
+    );
+  }
+  for (const [expected, holds] of EXPECTED) {
+    let held = false;
+    try {
+      held = holds(description);
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error; // Something that is not there.
+    }
+    if (!held) throw new InputError(`expected ${expected} in '${path}'. Export the bundle again.`);
+  }
+  return description;
+}
+
+/**
+ * Reads the .tflite file of a recipe.
+ * @param {string} folder @param {Description} description @param {string} recipe @param {Progress} [progress]
+ * @returns {Promise<ArrayBuffer>} Whose sha256 is that of model.json.
+ * @throws {InputError} If the bundle lacks the recipe or its file, or the file was changed.
+ */
+export async function readFile(folder, description, recipe, progress) {
+  const file = runnable(description).find((file) => file.recipe === recipe);
+  if (!file) throw new InputError(`expected one of the bundle's recipes ${names(description)}, received '${recipe}'.`);
+  const path = `${folder}${file.file}`;
+  const answer = await get(folder + file.file.split("/").map(encodeURIComponent).join("/"));
+  if (answer.status === 404) throw new InputError(`expected the file '${path}', which model.json lists and which is missing. Copy the whole bundle again.`);
+  const content = await readAll(answer, path, file.bytes, progress);
+  const received = await sha256(content);
+  if (received !== file.sha256) {
+    throw new InputError(
+      `expected sha256 ${file.sha256.slice(0, 12)}... for '${path}', received ${received.slice(0, 12)}...: ` +
+        "the file was changed after export. Copy or export the bundle again.",
+    );
+  }
+  return content;
+}
+
+/** The files that run here: a saved_model is for TensorFlow. @param {Description} description */
+export function runnable({ files }) {
+  return files.filter(({ file }) => file.endsWith(".tflite"));
+}
+
+/** @param {Description} description */
+function names(description) {
+  return runnable(description).map(({ recipe }) => recipe).join(", "); // prettier-ignore
+}
+
+/**
+ * The output that holds the classes, if there is one: features may come beside it, or alone.
+ * @param {Description} description
+ */
+export function classOutput({ output_kind: kind, outputs }) {
+  const named = outputs.find(({ name, shape }) => ["logits", "probabilities"].includes(name) && shape.length === 2);
+  return named ?? (["logits", "probabilities"].includes(kind) ? outputs[0] : undefined);
+}
+
+/** @param {string} path */
+async function get(path) {
+  let answer;
+  try {
+    answer = await fetch(path);
+  } catch {
+    throw new InputError(
+      `expected '${path}' from the server, which does not answer, and this browser has not kept it. ` +
+        "Check the connection, or choose a recipe and an accelerator that ran before.",
+    );
+  }
+  if (!answer.ok && answer.status !== 404) throw new InputError(`expected '${path}', the server answered ${answer.status}. Try again.`);
+  return answer;
+}
+
+/** @param {Response} answer @param {string} path @param {number} expected @param {Progress} [progress] */
+async function readAll(answer, path, expected, progress) {
+  const pieces = [];
+  let received = 0;
+  try {
+    const reader = /** @type {ReadableStream<Uint8Array<ArrayBuffer>>} */ (answer.body).getReader();
+    for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+      pieces.push(piece.value);
+      received += piece.value.length;
+      progress?.(received, expected);
+    }
+  } catch {
+    throw new InputError(`expected the whole of '${path}', the connection ended after ${received} bytes. Try again.`);
+  }
+  return new Blob(pieces).arrayBuffer();
+}
+
+/** @param {any} value @param {(item: any) => boolean} kind @param {number} [length] */
+function isList(value, kind, length) {
+  return Array.isArray(value) && value.every(kind) && (length ? value.length === length : value.length > 0);
+}
+/** @param {any} value */
+const isString = (value) => typeof value === "string";
+/** @param {any} value */
+const isWhole = (value) => Number.isInteger(value);
+/** @param {number} limit @returns {(value: any) => boolean} */
+const within = (limit) => (value) => typeof value === "number" && value >= -limit && value <= limit;
+/** @param {string} name */
+const isInside = (name) => !name.startsWith("/") && !name.split("/").includes("..") && !name.includes("\\");
+
+/** What this app relies on, in the words of the error. @type {[string, (d: any) => boolean][]} */
+const EXPECTED = [
+  ["a known output_kind", (d) => ["logits", "probabilities", "features"].includes(d.output_kind)],
+  [
+    "outputs with name, index and shape",
+    (d) => isList(d.outputs, (o) => isString(o.name) && isWhole(o.index) && o.index >= 0 && isList(o.shape, isWhole)),
+  ],
+  [
+    "labels that are null or a name for each class",
+    (d) => d.labels === null || (isList(d.labels, isString) && (classOutput(d)?.shape[1] ?? d.labels.length) === d.labels.length),
+  ],
+  ["a classifier's output of shape [1, classes]", (d) => d.output_kind === "features" || isList(classOutput(d)?.shape, isWhole, 2)],
+  ["recommended recipes", (d) => typeof d.recommended === "object" && d.recommended !== null],
+  ["a preprocessing mode of exact or cover", (d) => ["exact", "cover"].includes(d.preprocessing.mode)],
+  ["an interpolation of bilinear or bicubic", (d) => ["bilinear", "bicubic"].includes(d.preprocessing.interpolation)],
+  [
+    "a resize that holds the crop",
+    ({ preprocessing: { resize, crop } }) =>
+      isList(resize, isWhole, 2) && isList(crop, isWhole, 2) && [0, 1].every((i) => crop[i] > 0 && crop[i] <= resize[i] && resize[i] <= 2 ** 14),
+  ],
+  [
+    "a float32 NHWC input of shape [1, *crop, 3]",
+    ({ input, preprocessing: { crop } }) =>
+      input.dtype === "float32" && input.layout === "NHWC" && String(input.shape) === String([1, ...crop, 3]),
+  ],
+  [
+    "three numbers as mean and three as std",
+    ({ preprocessing: { mean, std } }) => isList(mean, within(1e3), 3) && isList(std, (s) => within(1e3)(s) && s >= 1e-3, 3),
+  ],
+  [
+    "files with recipe, file and sha256, inside the bundle,",
+    (d) => isList(d.files, (f) => isList([f.recipe, f.file, f.sha256], isString) && isInside(f.file)) && runnable(d).length > 0,
+  ],
+];

@@ -1,0 +1,66 @@
+// The page's side of the worker.
+
+import { InputError } from "./errors.js";
+
+/** @typedef {import("./engine.js").LoadRequest} LoadRequest */
+/** @typedef {import("./engine.js").RunRequest} RunRequest */
+
+/** A model in a worker of its own. */
+export class Client {
+  #worker = new Worker(new URL("worker.js", import.meta.url));
+  /** @type {Map<number, {resolve: (result: any) => void, reject: (error: Error) => void}>} */
+  #waiting = new Map();
+  #last = 0;
+
+  constructor() {
+    this.#worker.onmessage = ({ data: { id, result, error } }) => {
+      const waiting = this.#waiting.get(id);
+      this.#waiting.delete(id);
+      if (error === undefined) waiting?.resolve(result);
+      else waiting?.reject(new InputError(error));
+    };
+    this.#worker.onerror = (event) => {
+      event.preventDefault();
+      this.#end(new InputError(`expected the runtime to work, it failed: ${event.message || "its script did not load"}. Try again, or choose wasm.`));
+    };
+  }
+
+  /**
+   * @param {Omit<LoadRequest, "kind">} options `model` is moved, not copied.
+   * @returns {Promise<import("./engine.js").Running>}
+   */
+  load(options) {
+    return this.#ask({ kind: "load", ...options }, [options.model]);
+  }
+
+  /**
+   * @param {Omit<RunRequest, "kind">} options
+   * @returns {Promise<import("./engine.js").Result>}
+   */
+  run(options) {
+    return this.#ask({ kind: "run", ...options }, options.picture instanceof ImageBitmap ? [options.picture] : []);
+  }
+
+  /** Ends the worker; what it still owed is refused. */
+  close() {
+    this.#end(new ClosedError("closed"));
+  }
+
+  /** @param {LoadRequest | RunRequest} request @param {Transferable[]} moved @returns {Promise<any>} */
+  #ask(request, moved) {
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(++this.#last, { resolve, reject });
+      this.#worker.postMessage({ id: this.#last, ...request }, moved);
+    });
+  }
+
+  /** @param {Error} error */
+  #end(error) {
+    this.#worker.terminate();
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+  }
+}
+
+/** The answer was no longer wanted. */
+export class ClosedError extends Error {}

@@ -1,0 +1,41 @@
+// The service worker: what the server gives is kept, and given back when the server cannot be reached.
+// The server comes first, so that a changed bundle is seen at once; what did not change it does not send again.
+
+const CACHE = "swin-keras-web-1";
+// The app. What it loads besides, the runtime, bundle and samples, is kept as it is loaded.
+const APP = [
+  "./", "style.css", "manifest.webmanifest", "icon.svg", "icon-192.png", "icon-512.png",
+  "app.js", "bundle.js", "camera.js", "client.js", "decode.js", "engine.js", "errors.js", "exif.js", "maps.js", "numbers.js", "offline.js",
+  "png.js", "preprocess.js", "resample.js", "sha256.js", "view.js", "worker.js",
+  "litert/core.js", "litert/wasm-utils.js",
+];
+
+/** @typedef {Event & {request: Request, respondWith: (answer: Promise<Response>) => void, waitUntil: (work: Promise<any>) => void}} WorkerEvent */
+const worker = /** @type {any} */ (self);
+
+worker.addEventListener("install", (/** @type {WorkerEvent} */ event) => {
+  worker.skipWaiting();
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(APP)));
+});
+
+worker.addEventListener("activate", (/** @type {WorkerEvent} */ event) => {
+  event.waitUntil(worker.clients.claim());
+});
+
+worker.addEventListener("fetch", (/** @type {WorkerEvent} */ event) => {
+  const { request } = event;
+  if (request.method === "GET" && new URL(request.url).origin === location.origin) event.respondWith(answer(event));
+});
+
+/** @param {WorkerEvent} event */
+async function answer(event) {
+  const { request } = event;
+  const cache = await caches.open(CACHE);
+  try {
+    const response = await fetch(request);
+    if (response.status === 200) event.waitUntil(cache.put(request, response.clone()).catch(() => {})); // No room is no error.
+    return response;
+  } catch {
+    return (await cache.match(request, { ignoreSearch: true, ignoreVary: true })) ?? Response.error();
+  }
+}

@@ -1,0 +1,129 @@
+// Puts results on the page. Knows its elements, and nothing of models.
+
+import { quantile } from "./numbers.js";
+
+/** @typedef {import("./engine.js").Result} Result */
+
+/**
+ * @template {HTMLElement} [T=HTMLElement]
+ * @param {string} id
+ * @returns {T} The element of index.html.
+ */
+export function element(id) {
+  return /** @type {T} */ (document.getElementById(id));
+}
+
+/** Says what is wrong and what to do. @param {unknown} error @param {() => void} retry */
+export function showProblem(error, retry) {
+  const { message } = /** @type {Error} */ (error);
+  element("problem-text").textContent = message[0].toUpperCase() + message.slice(1);
+  element("retry").onclick = () => {
+    hideProblem();
+    retry();
+  };
+  element("problem").hidden = false;
+}
+
+export function hideProblem() {
+  element("problem").hidden = true;
+}
+
+/** @param {"loading" | "ready" | "partly" | "none"} state @param {string} text @param {number} [share] Of the loading that is done. */
+export function showRunning(state, text, share) {
+  const running = element("running");
+  // Each change is read aloud; of the percents the bar tells.
+  if (running.textContent !== text) running.textContent = text;
+  running.dataset.state = state;
+  const progress = element("progress");
+  progress.hidden = share === undefined;
+  if (share !== undefined) /** @type {HTMLProgressElement} */ (progress).value = share;
+}
+
+/**
+ * Shows the classes as bars. Rows are used again, so that bars of a live picture move and do not flicker.
+ * @param {{index: number, label: string, probability: number}[]} rows @param {string} note
+ */
+export function showClasses(rows, note) {
+  const list = element("classes");
+  while (list.children.length > rows.length) list.lastElementChild?.remove();
+  rows.forEach(({ index, label, probability }, i) => {
+    const row = /** @type {HTMLElement} */ (list.children[i] ?? list.appendChild(makeRow()));
+    Object.assign(row.dataset, { index, probability });
+    row.style.setProperty("--share", probability.toFixed(4));
+    row.children[0].textContent = label;
+    row.children[1].textContent = `${(100 * probability).toFixed(1)} %`;
+  });
+  element("classes-note").textContent = note;
+  element("classes-note").hidden = !note;
+}
+
+function makeRow() {
+  const row = document.createElement("li");
+  for (const name of ["label", "share"]) row.appendChild(document.createElement("span")).className = name;
+  return row;
+}
+
+/** @param {Result["ms"][]} all Of the live run, or one. @param {string} note */
+export function showTimes(all, note) {
+  const rows = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("#times tbody tr"));
+  for (const row of rows) {
+    const times = all.map((ms) => (row.dataset.part === "total" ? ms.decode + ms.preprocess + ms.inference : ms[/** @type {keyof typeof ms} */ (row.dataset.part)]));
+    const shown = all.length > 1 ? [times[times.length - 1], quantile(times, 0.5), quantile(times, 0.9)] : [times[0]];
+    row.querySelectorAll("td").forEach((cell, i) => (cell.textContent = shown[i]?.toFixed(1) ?? "–"));
+  }
+  element("live-note").textContent = note;
+}
+
+/**
+ * Lays a map over the part of the picture that the model sees, or takes it away.
+ * @param {Result | null} result @param {[number, number]} crop Height and width of the input. @param {number} strength
+ */
+export function showMap(result, crop, strength) {
+  const canvas = element("map");
+  canvas.hidden = !result?.map;
+  if (!result?.map) return;
+  const { rows, columns, cell, values } = result.map;
+  const { width, height, box } = result;
+  placeOnPicture(element("visible"), width, height, box);
+  Object.assign(canvas, { width: columns, height: rows });
+  // The last row and column of tokens may reach beyond the picture.
+  Object.assign(canvas.style, { width: `${(100 * columns * cell) / crop[1]}%`, height: `${(100 * rows * cell) / crop[0]}%`, opacity: strength });
+  const context = /** @type {CanvasRenderingContext2D} */ (/** @type {HTMLCanvasElement} */ (canvas).getContext("2d"));
+  const pixels = context.createImageData(columns, rows);
+  values.forEach((value, i) => pixels.data.set(heat(value), 4 * i));
+  context.putImageData(pixels, 0, 0);
+}
+
+/** @param {HTMLElement} part @param {number} width @param {number} height @param {Result["box"]} box */
+function placeOnPicture(part, width, height, [left, top, right, bottom]) {
+  const shown = element("video").hidden ? element("shown") : element("video");
+  const scale = Math.min(shown.clientWidth / width, shown.clientHeight / height); // as object-fit: contain
+  const [x, y] = [(shown.clientWidth - width * scale) / 2, (shown.clientHeight - height * scale) / 2];
+  const sides = { left: x + left * scale, top: y + top * scale, width: (right - left) * scale, height: (bottom - top) * scale };
+  for (const [side, length] of Object.entries(sides)) part.style.setProperty(side, `${length}px`);
+}
+
+/** From dark blue by magenta to light yellow, also for eyes that do not tell red from green. @param {number} value From 0 to 1. */
+function heat(value) {
+  const colours = [[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64], [240, 249, 33]]; // prettier-ignore
+  const at = Math.min(value * 4, 3.999);
+  const [a, b] = [colours[Math.floor(at)], colours[Math.floor(at) + 1]];
+  return [0, 1, 2].map((i) => a[i] + (at % 1) * (b[i] - a[i])).concat(255);
+}
+
+/** @param {HTMLSelectElement} select @param {[value: string, text: string][]} options */
+export function fillSelect(select, options) {
+  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+}
+
+/** @param {string} id @param {string} text Nothing hides it. */
+export function showNote(id, text) {
+  element(id).textContent = text;
+  element(id).hidden = !text;
+}
+
+/** Pictures of few pixels are shown as such. @param {Event} event */
+export function showPixels({ currentTarget }) {
+  const image = /** @type {HTMLImageElement} */ (currentTarget);
+  image.classList.toggle("tiny", image.naturalWidth < 64);
+}

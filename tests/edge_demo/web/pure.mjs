@@ -1,0 +1,38 @@
+// Runs the modules of the app that need no browser, for test_web.py: standard input has what to run, standard output gets what came of it.
+
+import { readFileSync } from "node:fs";
+import { readBundle } from "../../../edge_demo/web/bundle.js";
+import { readOrientation } from "../../../edge_demo/web/exif.js";
+import { drawMap } from "../../../edge_demo/web/maps.js";
+import { best, quantile, softmax } from "../../../edge_demo/web/numbers.js";
+import { preprocess } from "../../../edge_demo/web/preprocess.js";
+import { digest } from "../../../edge_demo/web/sha256.js";
+
+const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
+const text = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
+const floats = (content) => new Float32Array(bytes(content).buffer);
+
+const run = {
+  preprocess({ width, height, data, preprocessing }) {
+    const { input, box } = preprocess({ width, height, data: bytes(data) }, preprocessing);
+    return { input: text(input), box };
+  },
+  async readBundle({ content }) {
+    globalThis.fetch = async () => new Response(bytes(content));
+    return readBundle("bundle/").then(() => null, (error) => (error.name === "InputError" ? error.message : `not an InputError: ${error.stack}`));
+  },
+  sha256: ({ content }) => Buffer.from(digest(bytes(content))).toString("hex"),
+  orientation: ({ content }) => readOrientation(bytes(content)),
+  softmax: ({ values }) => [...softmax(values)],
+  best: ({ values, count, threshold }) => best(Float64Array.from(values), count, threshold),
+  quantile: ({ values, fraction }) => quantile(values, fraction),
+  map({ output, values, size }) {
+    const map = drawMap(output, floats(values), size);
+    return map && { ...map, values: [...map.values] };
+  },
+};
+
+const requests = JSON.parse(readFileSync(0, "utf8"));
+const results = [];
+for (const { name, ...arguments_ } of requests) results.push(await run[name](arguments_));
+process.stdout.write(JSON.stringify(results));
