@@ -1,5 +1,5 @@
-# `make demo`: the whole line on real data. `make test`: the tests that take minutes at most. `make test-all`: every test,
-# and those of layers, models and weights on JAX and PyTorch too.
+# `make demo`: the whole line on real data. `make web`: the browser app with that bundle, or with BUNDLE=DIR. `make test`: the tests that
+# take minutes at most. `make test-all`: every test, and those of layers, models and weights on JAX and PyTorch too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,10 +22,18 @@ REFERENCES := timm==1.0.31 torchvision==0.28.0
 OFFICIAL ?=
 DETECTION ?=
 
-.PHONY: demo install lint test test-all test-jax test-torch test-reference clean
+# What `make web` serves.
+DEMO_BUNDLE := demo-out/bundle
+BUNDLE ?= $(DEMO_BUNDLE)
+
+.PHONY: demo web install lint test test-all test-jax test-torch test-reference clean
 
 demo: $(INSTALLED)
 	$(BIN)/swin-keras demo --out demo-out
+
+web: $(INSTALLED) $(if $(filter $(DEMO_BUNDLE),$(BUNDLE)),$(DEMO_BUNDLE)/model.json)
+	edge_demo/web/install.sh
+	$(BIN)/python -m swin_keras.edge_demo.serve --bundle $(BUNDLE) --open
 
 install: $(INSTALLED)
 
@@ -48,7 +56,7 @@ test-reference: .venv-reference/.installed
 	KERAS_BACKEND=torch SWIN_OFFICIAL="$(OFFICIAL)" SWIN_DETECTION="$(DETECTION)" .venv-reference/bin/python -m pytest tests/reference/check_*.py
 
 clean:
-	rm -rf $(VENV) $(BACKENDS:%=.venv-%) .venv-reference build *.egg-info
+	rm -rf $(VENV) $(BACKENDS:%=.venv-%) .venv-reference build *.egg-info edge_demo/web/node_modules edge_demo/web/litert
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'swin-keras needs Python 3.11 or newer: make PYTHON=python3.11 ...')"
@@ -61,6 +69,9 @@ $(INSTALLED): $(VENV)/bin/python setup.py pyproject.toml
 $(INSTALLED_TEST): $(INSTALLED)
 	$(BIN)/python -m pip install --editable ".[test]"
 	touch $@
+
+$(DEMO_BUNDLE)/model.json: | $(INSTALLED)
+	$(BIN)/swin-keras demo --out demo-out
 
 .venv-jax/.installed: BACKEND := $(JAX)
 .venv-torch/.installed: BACKEND := $(TORCH)

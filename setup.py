@@ -28,7 +28,7 @@ setup(
     python_requires=">=3.11",
     package_dir=FOLDERS,
     packages=[package for item in FOLDERS.items() for package in packages_in(*item)],
-    package_data={"swin_keras": ["weights/imagenet_22k_to_1k.txt"], "swin_keras.edge_demo": ["requirements.txt"]},
+    package_data={"swin_keras": ["weights/imagenet_22k_to_1k.txt"], "swin_keras.edge_demo": ["requirements.txt", "web/*"]},
     # CONTRIBUTING.md gives the reason for each.
     install_requires=[
         "tensorflow>=2.21,<2.22",

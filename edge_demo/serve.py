@@ -144,8 +144,8 @@ class Server:
 
     async def _connected(self, reader, writer):
         self._connections += 1
-        # A client that goes away, or is too slow, ends its own connection and nothing else.
-        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+        # A client that goes away, or is too slow, ends its own connection and nothing else; so does the end of the server, quietly.
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             if self._connections > MAX_CONNECTIONS:
                 await _send(writer, 503, {"Retry-After": "1", "Connection": "close"})
             else:
@@ -270,7 +270,7 @@ def serve(bundle, samples=None, host="127.0.0.1", port=8000, open_page=False, lo
     if samples is not None and not pathlib.Path(samples).is_dir():
         raise InputError(f"expected a folder of pictures, received {str(samples)!r}. Leave --samples out, or name one.")
     if not (WEB / RUNTIME).is_file():
-        raise InputError(f"expected LiteRT for the browser in {str(WEB / RUNTIME)!r}, which is not installed. Run `make web` in a checkout.")
+        raise InputError(f"expected LiteRT for the browser in {str(WEB / RUNTIME)!r}, which is not installed. Run `make web`, or {str(WEB / 'install.sh')}.")
     beside = pathlib.Path(bundle).resolve().parent / "samples"
     if samples is None and beside.is_dir():
         samples = beside  # as `swin-keras demo` writes them

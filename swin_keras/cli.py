@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 from swin_keras.edge_demo import __main__ as edge_main
-from swin_keras.edge_demo import bench
+from swin_keras.edge_demo import bench, serve
 from swin_keras.quiet import quiet_native
 
 _DATA = "digits: built in; folder:PATH: pictures in a sub-folder for each class; tfds:NAME: of tensorflow-datasets"
@@ -144,6 +144,9 @@ def _parser():
 
     command = add("classify", edge_main.run, "classify pictures with a bundle")
     edge_main.add_arguments(command)
+
+    command = add("serve", serve.run, "serve the browser app with a bundle")
+    serve.add_arguments(command)
     return parser
 
 

@@ -400,3 +400,8 @@ def test_as_a_process_an_error_is_the_only_line_on_standard_error(tmp_path, nano
         finished = run_command(*arguments)
         assert finished.returncode == 2 and finished.stdout == ""
         assert finished.stderr.startswith("error: ") and finished.stderr.count("\n") == 1, finished.stderr
+
+
+def test_serve_takes_what_the_server_takes(tmp_path, refused):
+    assert "which has no model.json" in refused("serve", "--bundle", tmp_path)
+    assert "expected a number from 0 to 65535, received '65536'" in refused("serve", "--bundle", tmp_path, "--port", "65536")

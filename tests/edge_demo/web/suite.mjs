@@ -13,8 +13,8 @@ const FLAGS = [
   "--enable-unsafe-webgpu --use-webgpu-adapter=swiftshader --enable-features=Vulkan --ignore-gpu-blocklist",
   "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream",
 ].flatMap((line) => line.split(" "));
-const READY = "#running[data-state=ready]";
-const TIMEOUT = 90_000;
+const READY = "#running:is([data-state=ready], [data-state=partly])";
+const TIMEOUT = Number(process.env.SWIN_WEB_TIMEOUT ?? 60_000);
 
 /** Starts `swin-keras serve`, in the form that needs no installation. */
 async function serve(bundle, port = 0) {
@@ -55,7 +55,7 @@ async function choose(page, control, value) {
 /** What the page says of a picture, once it says it. */
 async function classes(page, name) {
   const { recipe, accelerator } = await page.$eval("#running", (running) => ({ ...running.dataset }));
-  await page.waitForSelector(`#classes[data-picture="${name}"][data-recipe="${recipe}"][data-accelerator="${accelerator}"]`);
+  await page.waitForSelector(`#classes[data-picture="${name}"][data-recipe="${recipe}"][data-accelerator="${accelerator}"]`, { state: "attached" });
   return page.$$eval("#classes li", (rows) =>
     rows.map((row) => ({
       index: Number(row.dataset.index),
