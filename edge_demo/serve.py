@@ -270,7 +270,8 @@ def serve(bundle, samples=None, host="127.0.0.1", port=8000, open_page=False, lo
     if samples is not None and not pathlib.Path(samples).is_dir():
         raise InputError(f"expected a folder of pictures, received {str(samples)!r}. Leave --samples out, or name one.")
     if not (WEB / RUNTIME).is_file():
-        raise InputError(f"expected LiteRT for the browser in {str(WEB / RUNTIME)!r}, which is not installed. Run `make web`, or {str(WEB / 'install.sh')}.")
+        path, script = str(WEB / RUNTIME), WEB / "install.sh"
+        raise InputError(f"expected LiteRT for the browser in {path!r}, which is not installed. Run `make web`, or {script}.")
     beside = pathlib.Path(bundle).resolve().parent / "samples"
     if samples is None and beside.is_dir():
         samples = beside  # as `swin-keras demo` writes them

@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -30,7 +29,14 @@ COVER = {"mode": "cover", "resize": [36, 44], "crop": [32, 40], "interpolation":
 SETTINGS = [
     COVER,
     {"mode": "exact", "resize": [24, 41], "crop": [24, 41], "interpolation": "bicubic", "mean": [0.0] * 3, "std": [1.0] * 3},
-    {"mode": "cover", "resize": [257, 256], "crop": [224, 223], "interpolation": "bicubic", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    {
+        "mode": "cover",
+        "resize": [257, 256],
+        "crop": [224, 223],
+        "interpolation": "bicubic",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    },
 ]
 # How far a value of a pixel may be from Python's, of 255: nothing where no colour is lost in the file, else as much as other versions of a decoder.
 LOSSY_BOUND = 2
@@ -438,7 +444,7 @@ BOUNDS = {
 @pytest.mark.parametrize("how", BOUNDS)
 def test_each_sample_is_classified_as_in_python(part, served, how):
     results = part("load")["results"][how]
-    assert list(results) == CLASSIFIED
+    assert list(results) == [name for name in CLASSIFIED if name != "large.jpg" or how == "float32 wasm"]
     winners = set()
     for name, rows in results.items():
         expected = expected_classes(served, how.split()[0], name)
@@ -491,7 +497,9 @@ def test_controls_change_what_is_shown(part, served):
 def test_a_picture_that_cannot_be_read_says_what_to_do(part):
     facts = part("controls")
     message, rows = facts["letter.png"]
-    assert rows == 0 and message.startswith("Expected a picture file, received 'letter.png': this is not a picture") and message.endswith("WebP file.")
+    assert (
+        rows == 0 and message.startswith("Expected a picture file, received 'letter.png': this is not a picture") and message.endswith("WebP file.")
+    )
     for name in ("cut.jpg", "cut.png"):
         assert f"received '{name}': this picture is damaged (" in facts[name][0]
     assert facts["dismissed"] and len(facts["again"]) == 3
@@ -632,7 +640,7 @@ def test_the_page_is_for_narrow_screens_all_eyes_and_keyboards(part):
     assert facts["motion"] == "0s"
     controls = ["open", "camera", "paste", "recipe", "accelerator", "threads", "top-k", "threshold"]
     assert [name for name in facts["reached"] if name in controls] == controls
-    assert set(CLASSIFIED) < set(facts["reached"]) and "none" not in facts["outlines"][: len(facts["reached"])]
+    assert set(CLASSIFIED) < set(facts["reached"]) and "none" not in facts["outlines"]
     assert len(facts["byKeyboard"]) == 5
 
 
