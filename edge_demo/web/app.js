@@ -3,10 +3,10 @@
 import { readBundle, readFile, runnable } from "./bundle.js";
 import { Camera } from "./camera.js";
 import { Client, ClosedError } from "./client.js";
-import { InputError } from "./errors.js";
 import { drawable, explain } from "./maps.js";
 import { best } from "./numbers.js";
-import { keepAhead, startKeeping } from "./offline.js";
+import { keepAhead, offerInstall, startKeeping } from "./offline.js";
+import { listenForPictures, listSamples, markSample } from "./pictures.js";
 import { element, fillSelect, hideProblem, showClasses, showMap, showNote, showPixels, showProblem, showRunning, showTimes } from "./view.js";
 
 const FOLDER = "bundle/";
@@ -34,7 +34,7 @@ let result = null;
 /** Whether the worker has a picture, and whether another is wanted after it: only ever the newest. */
 let busy = false;
 let again = false;
-/** What WebGPU runs on, or why not. @type {{gpu: boolean, threads: boolean}} */
+/** What this browser can do here. */
 const can = { gpu: false, threads: false };
 
 async function start() {
@@ -43,7 +43,7 @@ async function start() {
   await findAbilities();
   fillControls();
   listen();
-  await Promise.all([loadModel(), listSamples()]);
+  await Promise.all([loadModel(), listSamples(setPicture)]);
   const builds = [can.threads ? "litert_wasm_threaded_internal" : "litert_wasm_internal", ...(can.gpu ? ["litert_wasm_jspi_internal"] : [])];
   element("offline").textContent = await keepAhead(FOLDER, description, builds);
 }
@@ -282,75 +282,8 @@ async function watch() {
   }
 }
 
-async function listSamples() {
-  const names = /** @type {string[]} */ (await fetch("samples.json").then((answer) => (answer.ok ? answer.json() : []), () => [])); // prettier-ignore
-  element("samples-part").hidden = !names.length;
-  element("samples").replaceChildren(
-    ...names.map((name) => {
-      const item = document.createElement("li");
-      const button = item.appendChild(document.createElement("button"));
-      button.type = "button";
-      button.dataset.name = name;
-      button.setAttribute("aria-pressed", "false");
-      const image = button.appendChild(new Image());
-      Object.assign(image, { alt: `Sample ${name}`, loading: "lazy", onload: showPixels, src: `samples/${encodeURIComponent(name)}` });
-      button.onclick = () => openSample(name);
-      return item;
-    }),
-  );
-}
-
-/** @param {string} name */
-async function openSample(name) {
-  try {
-    const answer = await fetch(`samples/${encodeURIComponent(name)}`);
-    if (!answer.ok) throw new InputError(`expected the sample '${name}', which is no longer there. Reload the page.`);
-    markSample(name);
-    await setPicture(await answer.blob(), name);
-  } catch (error) {
-    const offline = new InputError(`expected the sample '${name}' from the server, which does not answer, and this browser has not kept it. Open a file.`);
-    showProblem(error instanceof InputError ? error : offline, () => openSample(name));
-  }
-}
-
-/** @param {string | null} name */
-function markSample(name) {
-  const buttons = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("#samples button"));
-  for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.name === name));
-}
-
-/** @param {FileList | null | undefined} files */
-function openFirst(files) {
-  const file = files?.[0];
-  if (!file) return;
-  markSample(null);
-  setPicture(file, file.name);
-}
-
-async function paste() {
-  try {
-    for (const item of await navigator.clipboard.read()) {
-      const kind = item.types.find((type) => type.startsWith("image/"));
-      if (!kind) continue;
-      markSample(null);
-      return setPicture(await item.getType(kind), "pasted picture");
-    }
-    throw new InputError("expected a picture in the clipboard, found none. Copy a picture, then paste again.");
-  } catch (error) {
-    const denied = new InputError("expected permission to read the clipboard. Allow it for this address, or press Ctrl+V.");
-    showProblem(error instanceof InputError ? error : denied, paste);
-  }
-}
-
 function listen() {
-  const file = /** @type {HTMLInputElement} */ (element("file"));
-  element("open").onclick = () => file.click();
-  file.onchange = () => {
-    openFirst(file.files);
-    file.value = ""; // The same file may be opened again.
-  };
-  element("paste").onclick = paste;
-  element("paste").hidden = !navigator.clipboard?.read;
+  listenForPictures(setPicture);
   element("camera").onclick = toggleCamera;
   element("dismiss").onclick = hideProblem;
   element("shown").onload = (event) => {
@@ -358,18 +291,6 @@ function listen() {
     drawMapOnPicture();
   };
   element("shown").onerror = () => element("drop").classList.remove("filled");
-  document.addEventListener("paste", ({ clipboardData }) => openFirst(clipboardData?.files));
-  const drop = element("drop");
-  document.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    drop.classList.add("over");
-  });
-  document.addEventListener("dragleave", (event) => !event.relatedTarget && drop.classList.remove("over"));
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
-    drop.classList.remove("over");
-    openFirst(event.dataTransfer?.files);
-  });
 
   controls.recipe.onchange = loadModel;
   controls.accelerator.onchange = () => {
@@ -394,19 +315,7 @@ function listen() {
     classify();
   };
   addEventListener("resize", drawMapOnPicture);
-  offerInstall();
-}
-
-function offerInstall() {
-  const button = element("install");
-  addEventListener("beforeinstallprompt", (event) => {
-    event.preventDefault();
-    button.hidden = false;
-    button.onclick = () => {
-      button.hidden = true;
-      /** @type {any} */ (event).prompt();
-    };
-  });
+  offerInstall(element("install"));
 }
 
 start().catch((error) => {

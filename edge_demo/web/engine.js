@@ -160,7 +160,7 @@ async function findAdapter() {
 }
 
 /** Threads share memory, which only an isolated page may. */
-export async function supportsThreads() {
+async function supportsThreads() {
   return globalThis.crossOriginIsolated && (await supportsFeature("relaxedSimd")) && (await supportsFeature("threads"));
 }
 

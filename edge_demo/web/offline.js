@@ -40,3 +40,15 @@ export async function keepAhead(folder, description, runtimes) {
   for (const { recipe, file } of files) if (await caches.match(folder + file)) kept.push(recipe);
   return kept.length ? `Kept for offline use: this page and ${kept.join(", ")}.` : "";
 }
+
+/** Shows a button where the browser would install the page. @param {HTMLElement} button */
+export function offerInstall(button) {
+  addEventListener("beforeinstallprompt", (event) => {
+    event.preventDefault();
+    button.hidden = false;
+    button.onclick = () => {
+      button.hidden = true;
+      /** @type {any} */ (event).prompt();
+    };
+  });
+}

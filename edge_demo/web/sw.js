@@ -6,7 +6,7 @@ const CACHE = "swin-keras-web-1";
 const APP = [
   "./", "style.css", "manifest.webmanifest", "icon.svg", "icon-192.png", "icon-512.png",
   "app.js", "bundle.js", "camera.js", "client.js", "decode.js", "engine.js", "errors.js", "exif.js", "maps.js", "numbers.js", "offline.js",
-  "png.js", "preprocess.js", "resample.js", "sha256.js", "view.js", "worker.js",
+  "pictures.js", "png.js", "preprocess.js", "resample.js", "sha256.js", "view.js", "worker.js",
   "litert/core.js", "litert/wasm-utils.js",
 ];
 

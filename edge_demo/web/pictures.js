@@ -1,0 +1,92 @@
+// The ways in which a picture comes to the page: a file that is opened, dropped or pasted, or a sample.
+
+import { InputError } from "./errors.js";
+import { element, showPixels, showProblem } from "./view.js";
+
+/** @typedef {(picture: Blob, name: string) => unknown} Give Is told of each picture. */
+
+/** @param {Give} give */
+export function listenForPictures(give) {
+  const file = /** @type {HTMLInputElement} */ (element("file"));
+  element("open").onclick = () => file.click();
+  file.onchange = () => {
+    openFirst(file.files, give);
+    file.value = ""; // The same file may be opened again.
+  };
+  element("paste").onclick = () => paste(give);
+  element("paste").hidden = !navigator.clipboard?.read;
+  document.addEventListener("paste", ({ clipboardData }) => openFirst(clipboardData?.files, give));
+  const drop = element("drop");
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  document.addEventListener("dragleave", (event) => !event.relatedTarget && drop.classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    openFirst(event.dataTransfer?.files, give);
+  });
+}
+
+/** Shows the samples that the server has. @param {Give} give */
+export async function listSamples(give) {
+  const names = /** @type {string[]} */ (await fetch("samples.json").then((answer) => (answer.ok ? answer.json() : []), () => [])); // prettier-ignore
+  element("samples-part").hidden = !names.length;
+  element("samples").replaceChildren(
+    ...names.map((name) => {
+      const item = document.createElement("li");
+      const button = item.appendChild(document.createElement("button"));
+      button.type = "button";
+      button.dataset.name = name;
+      button.setAttribute("aria-pressed", "false");
+      const image = button.appendChild(new Image());
+      Object.assign(image, { alt: `Sample ${name}`, loading: "lazy", onload: showPixels, src: `samples/${encodeURIComponent(name)}` });
+      button.onclick = () => openSample(name, give);
+      return item;
+    }),
+  );
+}
+
+/** @param {string} name @param {Give} give */
+async function openSample(name, give) {
+  try {
+    const answer = await fetch(`samples/${encodeURIComponent(name)}`);
+    if (!answer.ok) throw new InputError(`expected the sample '${name}', which is no longer there. Reload the page.`);
+    markSample(name);
+    await give(await answer.blob(), name);
+  } catch (error) {
+    const offline = new InputError(`expected the sample '${name}' from the server, which does not answer, and this browser has not kept it. Open a file.`);
+    showProblem(error instanceof InputError ? error : offline, () => openSample(name, give));
+  }
+}
+
+/** @param {string | null} name `null`: the picture is none of them. */
+export function markSample(name) {
+  const buttons = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("#samples button"));
+  for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.name === name));
+}
+
+/** @param {FileList | null | undefined} files @param {Give} give */
+function openFirst(files, give) {
+  const file = files?.[0];
+  if (!file) return;
+  markSample(null);
+  give(file, file.name);
+}
+
+/** @param {Give} give */
+async function paste(give) {
+  try {
+    for (const item of await navigator.clipboard.read()) {
+      const kind = item.types.find((type) => type.startsWith("image/"));
+      if (!kind) continue;
+      markSample(null);
+      return give(await item.getType(kind), "pasted picture");
+    }
+    throw new InputError("expected a picture in the clipboard, found none. Copy a picture, then paste again.");
+  } catch (error) {
+    const denied = new InputError("expected permission to read the clipboard. Allow it for this address, or press Ctrl+V.");
+    showProblem(error instanceof InputError ? error : denied, () => paste(give));
+  }
+}
