@@ -51,12 +51,31 @@ def _float16(model, keep_float):
     return manager
 
 
+# A product of dynamic_int8 first looks for the range of its input and rounds it. Where its sums have few terms, that takes longer than integers save
+# on a CPU without VNNI: docs/export.md has the numbers.
+_SHORT_SUM = 128
+# Of the weights: at most so much stays in float32, which makes the file up to 3 % larger. Swin-T has 0.5 %; in nano all sums are short.
+_SHORT_SUMS_SHARE = 0.01
+
+
 def _dynamic_int8(model, keep_float):
     from litert_quantizer import recipe, recipe_manager
 
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    _leave_float(manager, _products_of_short_sums(model))
     return manager
+
+
+def _products_of_short_sums(model):
+    """Names the products with weights whose sums are short, as `tflite.operators` does; none if they hold more than few of the weights."""
+    shapes = {}
+    for (name, kind), weight in zip(tflite.operators(model), tflite.weight_shapes(model), strict=True):
+        if kind in ("FULLY_CONNECTED", "CONV_2D") and weight is not None:
+            shapes[name] = weight
+    short = [name for name, shape in shapes.items() if np.prod(shape[1:]) <= _SHORT_SUM]
+    weights = {name: np.prod(shape) for name, shape in shapes.items()}
+    return short if sum(weights[name] for name in short) <= _SHORT_SUMS_SHARE * sum(weights.values()) else []
 
 
 def _integers(activation_bits, symmetric, per_channel=True):
@@ -210,13 +229,17 @@ def _prepare(float32_model, recipe):
 
 
 def _manager(float32_model, recipe, keep_float):
+    manager = RECIPES[recipe].quantization(float32_model, keep_float)
+    _leave_float(manager, keep_float)
+    return manager
+
+
+def _leave_float(manager, names):
     from litert_quantizer import algorithm_manager, qtyping
 
-    manager = RECIPES[recipe].quantization(float32_model, keep_float)
-    if keep_float:
+    if names:
         nothing = algorithm_manager.AlgorithmName.NO_QUANTIZE
-        manager.add_quantization_config(_one_of(keep_float), qtyping.TFLOperationName.ALL_SUPPORTED, algorithm_key=nothing)
-    return manager
+        manager.add_quantization_config(_one_of(names), qtyping.TFLOperationName.ALL_SUPPORTED, algorithm_key=nothing)
 
 
 def find_ranges(float32_model, recipe, pictures, percentile=100.0):

@@ -134,6 +134,19 @@ def _operators(file, graph):
     return found
 
 
+def weight_shapes(model):
+    """Returns for each of `operators` the shape of its second input, where that is a constant, or else `None`."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    shapes = []
+    for graph in _graphs(schema.Model.GetRootAs(model)):
+        every = [graph.Operators(i) for i in range(graph.OperatorsLength())]
+        produced = {-1, *graph.InputsAsNumpy().tolist(), *(int(tensor) for operator in every for tensor in operator.OutputsAsNumpy())}
+        second = [int(operator.Inputs(1)) if operator.InputsLength() > 1 else -1 for operator in every]
+        shapes += [None if tensor in produced else graph.Tensors(tensor).ShapeAsNumpy() for tensor in second]
+    return shapes
+
+
 def moves_beside_products(model, keep_float=()):
     """Finds the operators that only move numbers and whose input comes, or output goes, through such operators alone, from or to matrix products.
 

@@ -1,4 +1,4 @@
-"""What the recipes without calibration do with weights and biases."""
+"""How the recipes without calibration store weights: what is cast, what is quantized, and what stays float32."""
 
 import keras
 import numpy as np
@@ -86,3 +86,30 @@ def test_float16_takes_a_bias_that_others_read_too(shape, kept, rng):
     np.testing.assert_allclose(TFLiteModel(cast_content)(picture), TFLiteModel(content)(picture), rtol=0, atol=3e-3)
     coverage = delegate_coverage(cast_content)
     assert (coverage["partitions"], coverage["left"]) == (1, {})
+
+
+def kept_float(model):
+    """The shapes of the products' weights that are stored in float32."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    operators, constants = read(model)
+    graph = schema.Model.GetRootAs(model).Subgraphs(0)
+    weights = [inputs[1] for _, kind, inputs, _ in operators if kind in PRODUCTS]
+    return [tuple(graph.Tensors(weight).ShapeAsNumpy().tolist()) for weight in weights if constants[weight] == "FLOAT32"]
+
+
+@pytest.mark.parametrize("width, kept", [(1300, [(128, 4, 4, 3), (129, 128)]), (1200, [])], ids=["few weights", "more"])
+def test_dynamic_int8_leaves_sums_of_up_to_128_terms_float_where_they_hold_few_weights(width, kept):
+    # 22,656 weights are of sums of 48 and of 128 terms, 206,400 of sums of 129, and 1,600 * width of sums of 1,600.
+    image = keras.Input((4, 8, 3), batch_size=1)
+    x = keras.layers.Conv2D(128, 4, strides=4)(image)
+    for units in (129, 1600, width):
+        x = keras.layers.Dense(units)(keras.ops.gelu(x))
+    model = recipes.quantize(convert(randomize(keras.Model(image, x))), "dynamic_int8")
+    assert kept_float(model) == kept
+    coverage = delegate_coverage(model)
+    assert (coverage["partitions"], coverage["left"]) == (1, {})
+
+
+def test_dynamic_int8_quantizes_every_product_of_nano(nano):
+    assert kept_float(recipes.quantize(nano, "dynamic_int8")) == []
