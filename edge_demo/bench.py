@@ -7,7 +7,6 @@ import os
 import pathlib
 import platform
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -16,9 +15,11 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from . import __main__ as edge_main
-from .bundle import read_bundle, read_file
-from .classifier import TFLiteModel, check_threads, quietly
+from .bundle import find_file, read_bundle, read_file
+from .classifier import TFLiteModel, check_threads
 from .errors import InputError
+from .first_run import check_first_run, run_alone
+from .quiet import quietly
 
 WARM_UP, RUNS = 3, 20
 FRESH_PROCESS_TIMEOUT = 600  # seconds
@@ -84,19 +85,13 @@ def measure_fresh_process(path, threads, log=lambda line: None):
     Raises:
         InputError: If the process has not ended after ten minutes.
     """
-    # -c and -P: neither what stands around this file nor the current folder is imported.
-    command = [sys.executable, "-P", "-c", _LOAD_AND_RUN, os.fspath(path), str(threads)]
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=FRESH_PROCESS_TIMEOUT, check=False)
+        output, reason = run_alone(_LOAD_AND_RUN, [os.fspath(path), threads], FRESH_PROCESS_TIMEOUT)
     except subprocess.TimeoutExpired:
         limit = f"{FRESH_PROCESS_TIMEOUT:g} seconds"
         raise InputError(f"expected {str(path)!r} to load and run once within {limit}, which it did not. Leave its recipe out.") from None
-    if finished.returncode == 0:
-        return json.loads(finished.stdout.splitlines()[-1])
-    try:
-        reason = signal.Signals(-finished.returncode).name  # SIGKILL where memory ran out, SIGSEGV where the runtime failed.
-    except ValueError:
-        reason = finished.stderr.strip().rpartition("\n")[2] or f"exit code {finished.returncode}"
+    if reason is None:
+        return json.loads(output.splitlines()[-1])
     log(f"{pathlib.Path(path).name}: load time and peak memory are unknown, the process that loads it ended with {reason}")
     return {"load_ms": None, "peak_memory_mb": None}
 
@@ -179,6 +174,7 @@ def measure_bundle(bundle, recipes=None, threads=2, runs=RUNS, log=lambda line: 
     coverages, fresh = {}, {}
     for recipe, content in contents.items():
         log(f"{recipe}: loading in a process of its own")
+        check_first_run(content, find_file(description, recipe)["sha256"], recipe, threads, thorough=True)
         try:
             coverages[recipe] = delegate_coverage(content)
             TFLiteModel(content, threads)(picture)  # What does not run, or takes pictures of another size, is found here.
@@ -221,13 +217,13 @@ def add_arguments(parser):
     parser.add_argument("--recipe", action="append", metavar="NAME", help="file of the bundle to measure; repeats (default: all)")
     parser.add_argument("--threads", type=edge_main.positive_integer, default=2, metavar="N", help="(default: 2)")
     parser.add_argument("--runs", type=edge_main.positive_integer, default=RUNS, metavar="N", help=f"of each file (default: {RUNS})")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--json", action="store_true", help="print the line of JSON alone")
 
 
 def run(arguments):
-    """Measures a bundle and prints the result; progress goes to standard error."""
+    """Measures a bundle and prints the result, of which the last line is JSON; progress goes to standard error."""
     measured = measure_bundle(arguments.bundle, arguments.recipe, arguments.threads, arguments.runs, log=lambda line: print(line, file=sys.stderr))
-    print(json.dumps(measured) if arguments.json else "\n".join(table(measured)))
+    print(*([] if arguments.json else table(measured)), json.dumps(measured), sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
 import pathlib
 
 from .errors import InputError
 
 FORMAT_VERSION = 1
+# 21,841 labels take some 2 MB; a .tflite file cannot be larger than its offsets reach.
+_MAX_JSON_BYTES, _MAX_FILE_BYTES = 16 * 2**20, 2**31
 
 
 def read_bundle(folder, classifier=True):
@@ -21,15 +24,18 @@ def read_bundle(folder, classifier=True):
     """
     path = pathlib.Path(folder) / "model.json"
     if not _is_file(path):
-        raise InputError(f"expected a bundle, received {str(folder)!r}, which has no model.json. Give the folder that `swin-keras export` wrote.")
+        raise InputError(
+            f"expected a bundle, received {str(folder)!r}, which has no model.json. Give with --bundle the folder that `swin-keras export` wrote."
+        )
+    text = _read(folder, path, _MAX_JSON_BYTES)
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        description = json.loads(text.decode())
+    except (ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"expected JSON in {str(path)!r}: {error}. Export the bundle again.") from error
     version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION or type(version) is not int:
         raise InputError(
-            f"expected a bundle of format version {FORMAT_VERSION}, received {version!r} in {str(path)!r}. "
+            f"expected a bundle of format version {FORMAT_VERSION}, received {version!r:.80} in {str(path)!r}. "
             "Export the bundle again, or use the version of this program that came with it."
         )
     for expected, holds in {**(_OF_A_CLASSIFIER if classifier else {}), **_EXPECTED}.items():
@@ -42,6 +48,14 @@ def read_bundle(folder, classifier=True):
     return description
 
 
+def find_file(description, recipe):
+    """Returns what model.json says of the file of a recipe; raises an `InputError` if the bundle lacks the recipe."""
+    files = {file["recipe"]: file for file in description["files"]}
+    if recipe not in files:
+        raise InputError(f"expected one of the bundle's recipes {', '.join(files):.200}, received {recipe!r:.80}.")
+    return files[recipe]
+
+
 def read_file(folder, description, recipe):
     """Reads the .tflite file of a recipe.
 
@@ -51,25 +65,34 @@ def read_file(folder, description, recipe):
     Raises:
         InputError: If the bundle lacks the recipe or its file, or the file was changed.
     """
-    files = {file["recipe"]: file for file in description["files"]}
-    if recipe not in files:
-        raise InputError(f"expected one of the bundle's recipes {', '.join(files)}, received {recipe!r}.")
-    if not files[recipe]["file"].endswith(".tflite"):
+    file = find_file(description, recipe)
+    if not file["file"].endswith(".tflite"):
         raise InputError(f"expected a recipe that is a .tflite file, received {recipe!r}, which is for TensorFlow. Name another one.")
-    path = pathlib.Path(folder) / files[recipe]["file"]
+    path = pathlib.Path(folder) / file["file"]
     if not _is_file(path):
         raise InputError(f"expected the file {str(path)!r}, which model.json lists and which is missing. Copy the whole bundle again.")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"expected to read {str(path)!r}: {error.strerror}. Check its permissions.") from error
+    content = _read(folder, path, _MAX_FILE_BYTES)
     received = hashlib.sha256(content).hexdigest()
-    if received != files[recipe]["sha256"]:
+    if received != file["sha256"]:
         raise InputError(
-            f"expected sha256 {files[recipe]['sha256'][:12]}... for {str(path)!r}, received {received[:12]}...: "
+            f"expected sha256 {file['sha256'][:12]}... for {str(path)!r}, received {received[:12]}...: "
             "the file was changed after export. Copy or export the bundle again."
         )
     return content
+
+
+def _read(folder, path, most):
+    inside = os.path.join(os.path.realpath(folder), "")
+    if not os.path.realpath(path).startswith(inside):
+        raise InputError(f"expected {str(path)!r} inside the bundle, received a link that leads out of it. Copy the file itself.")
+    try:
+        if path.stat().st_size > most:
+            raise InputError(f"expected {str(path)!r} of at most {most:,} bytes, received {path.stat().st_size:,}. Export the bundle again.")
+        return path.read_bytes()
+    except MemoryError:
+        raise InputError(f"expected enough memory for {str(path)!r}, which does not fit. Use a smaller file of the bundle.") from None
+    except OSError as error:
+        raise InputError(f"expected to read {str(path)!r}: {error.strerror}. Check its permissions.") from error
 
 
 def _is_file(path):
@@ -114,6 +137,6 @@ _EXPECTED = {
     "files with recipe, file and sha256, inside the bundle,": lambda d: (
         len(d["files"]) > 0
         and all(_is_list([f["recipe"], f["file"], f["sha256"]], str, 3) for f in d["files"])
-        and all(_is_inside(f["file"]) for f in d["files"])
+        and all(_is_inside(f["file"]) and (f["recipe"] + f["sha256"]).isprintable() for f in d["files"])
     ),
 }

@@ -1,14 +1,15 @@
 """Runs a bundle: preprocesses a picture, invokes the model, names the classes."""
 
-import os
 import time
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from .bundle import read_bundle, read_file
+from .bundle import find_file, read_bundle, read_file
 from .errors import InputError
-from .preprocess import open_picture, preprocess
+from .first_run import check_first_run
+from .preprocess import open_reduced, prepare
+from .quiet import quietly
 
 # The runtime starts as many as it is told, and a machine does not survive a million.
 MAX_THREADS = 64
@@ -18,21 +19,6 @@ def check_threads(threads):
     """Raises an `InputError` for a number of threads that cannot be used."""
     if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
         raise InputError(f"expected 1 to {MAX_THREADS} threads, received {threads!r}. A phone has 4 to 8 cores.")
-
-
-def quietly(function):
-    """Calls a function of the runtime without its notices: it announces its delegate on standard error."""
-    try:
-        terminal = os.dup(2)
-    except OSError:  # There is no standard error.
-        return function()
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            return function()
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 class TFLiteModel:
@@ -64,13 +50,15 @@ class TFLiteModel:
 class Classifier:
     """A bundle, ready to classify pictures.
 
+    A file that never ran on this machine is tried in a process of its own first, which takes some tenths of a second more (`first_run.py`).
+
     Args:
         bundle: Path of the folder with model.json.
         recipe: String. Which file to run. Defaults to the one recommended for a CPU.
         threads: Integer, from 1 to 64.
 
     Raises:
-        InputError: If the bundle, the recipe or the number of threads cannot be used, or a file's sha256 does not match.
+        InputError: If the bundle, the recipe or the number of threads cannot be used, a file's sha256 does not match, or it does not run.
     """
 
     def __init__(self, bundle, recipe=None, threads=2):
@@ -79,9 +67,10 @@ class Classifier:
         self.labels = self.description["labels"]
         self.recipe = recipe or self.description["recommended"]["cpu"]
         content = read_file(bundle, self.description, self.recipe)
+        check_first_run(content, find_file(self.description, self.recipe)["sha256"], self.recipe, threads)
         try:
             self.model = TFLiteModel(content, threads)
-        except ValueError as error:
+        except (ValueError, RuntimeError, IndexError, MemoryError) as error:
             raise InputError(f"expected a .tflite file for the recipe {self.recipe!r}: {error}. Export the bundle again.") from error
         shapes = self.model.input_shape, self.model.output_shape
         described = self.description["input"]["shape"], self.description["outputs"][0]["shape"]
@@ -100,26 +89,42 @@ class Classifier:
         """Returns the name of a class, or "class 17" where the bundle has none."""
         return self.labels[index] if self.labels else f"class {index}"
 
-    def classify(self, path, top_k=5):
-        """Classifies a picture file.
+    def classify(self, path, top_k=5, threshold=0.0):
+        """Classifies a picture file. A large JPEG file is decoded at a fraction of its size (`preprocess.open_reduced`).
+
+        Args:
+            path: Path, or an open file.
+            top_k: Integer. How many classes at most.
+            threshold: Float. Classes of a smaller probability are left out.
 
         Returns:
             A dictionary: `image`, `recipe`, `top` (a list of `index`, `label`, `probability`, best first) and `ms`
             (`decode`, `preprocess`, `inference`).
 
         Raises:
-            InputError: If the file is not a picture that can be read.
+            InputError: If the file is not a picture that can be read, or the model's answer to it is no number.
         """
+        return self.classify_opened(str(path), lambda: open_reduced(path, self.description["preprocessing"]), top_k, threshold)
+
+    def classify_opened(self, name, opened, top_k=5, threshold=0.0):
+        """As `classify`, of what a function returns: an `Opened`. Its time is that of decoding."""
         started = time.perf_counter()
-        picture = open_picture(path)
+        picture = opened()
         decoded = time.perf_counter()
-        x = preprocess(picture, self.description["preprocessing"])
+        x = prepare(picture, self.description["preprocessing"])
         prepared = time.perf_counter()
-        probabilities = self.probabilities(x)
+        try:
+            # Broken weights give infinities, and numpy would warn of each.
+            with np.errstate(all="ignore"):
+                probabilities = self.probabilities(x)
+        except RuntimeError as error:
+            raise InputError(f"expected a .tflite file that runs here for the recipe {self.recipe!r}: {error}. Export the bundle again.") from error
         finished = time.perf_counter()
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        if not np.isfinite(probabilities).all():
+            raise InputError(f"expected numbers from the recipe {self.recipe!r} for {name!r}, received NaN or infinity. Export the bundle again.")
+        best = [i for i in np.argsort(-probabilities, kind="stable")[:top_k] if probabilities[i] >= threshold]
         return {
-            "image": str(path),
+            "image": name,
             "recipe": self.recipe,
             "top": [{"index": int(i), "label": self.label(i), "probability": float(probabilities[i])} for i in best],
             "ms": {

@@ -34,6 +34,15 @@ def run_command():
     return run
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """What `edge_demo` remembers between runs stays in the test."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def refused(capsys):
     """Runs `swin-keras` in this process, asserts that it refuses in one line with code 2, and returns that line."""

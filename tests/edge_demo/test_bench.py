@@ -9,10 +9,12 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, edit_description, randomize
-from swin_keras.edge_demo import InputError, bench
+from swin_keras.edge_demo import InputError, bench, first_run
 from swin_keras.edge_demo.__main__ import main as edge_main
 
 RECIPES = ["float32", "dynamic_int8"]
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def bench_main(*arguments):
@@ -83,12 +85,13 @@ def test_a_bundle_of_features_is_measured_too(copy, capsys):
     assert list(json.loads(capsys.readouterr().out)["recipes"]) == ["float32"]
 
 
-def test_text_is_the_machine_and_a_row_for_each_recipe_asked_for(bundle, capsys):
+def test_text_is_the_machine_a_row_for_each_recipe_asked_for_and_json(bundle, capsys):
     from swin_keras.cli import main
 
     arguments = ["bench", "--bundle", str(bundle), "--recipe", "dynamic_int8", "--recipe", "dynamic_int8", "--runs", "1"]
     assert main(arguments) == 0
-    machine, header, row = capsys.readouterr().out.splitlines()
+    machine, header, row, line = capsys.readouterr().out.splitlines()
+    assert list(json.loads(line)["recipes"]) == ["dynamic_int8"] and json.loads(line)["recipes"]["dynamic_int8"]["latency_ms"]["threads"] == 2
     assert "ai-edge-litert" in machine and "threads 2" in machine and "runs 1" in machine
     assert header.split() == ["recipe", "size", "load", "median", "p90", "peak", "memory", "XNNPACK"]
     nodes = json.loads((bundle / "report.json").read_text())["recipes"]["dynamic_int8"]["delegate"]["nodes"]
@@ -159,7 +162,7 @@ def test_a_process_that_crashes_leaves_its_numbers_unknown(bundle, monkeypatch, 
     assert bench_main("--bundle", bundle, "--recipe", "float32", "--runs", "1") == 0
     captured = capsys.readouterr()
     assert f"float32.tflite: load time and peak memory are unknown, the process that loads it ended with {note}\n" in captured.err
-    assert captured.out.count("unknown") == 2
+    assert captured.out.count("unknown") == 2 and json.loads(captured.out.splitlines()[-1])["recipes"]["float32"]["load_ms"] is None
     assert bench.measure_fresh_process(bundle / "float32.tflite", 1) == {"load_ms": None, "peak_memory_mb": None}
 
 
@@ -209,6 +212,14 @@ def test_files_that_are_no_models_or_of_another_size_are_refused(copy, refusal, 
         edit_description(copy, lambda d, content=content: d["files"][0].update(sha256=hashlib.sha256(content).hexdigest()))
         error = refusal("--bundle", copy, "--recipe", "float32")
         assert "expected a .tflite file that runs here for the recipe 'float32'" in error and message in error
+
+
+def test_a_file_that_crashes_the_runtime_is_found_in_a_process_of_its_own(copy, refusal, monkeypatch):
+    (copy / "float32.tflite").write_bytes(b"new")
+    edit_description(copy, lambda d: d["files"][0].update(sha256=hashlib.sha256(b"new").hexdigest()))
+    monkeypatch.setattr(first_run, "_TRY", "import os; os.abort()")
+    monkeypatch.setattr(bench, "delegate_coverage", lambda content: pytest.fail("it ran here"))
+    assert "the process that tried it first ended with SIGABRT" in refusal("--bundle", copy, "--recipe", "float32")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""Runs a .tflite file for the first time in a process of its own: the runtime does not survive every damaged file, and some never end."""
+
+import contextlib
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+
+import ai_edge_litert
+
+from .errors import InputError
+
+TIMEOUT = 60  # seconds
+_REMEMBERED = 1000  # files
+
+# `bench` also takes the graph apart, without XNNPACK.
+_TRY = """
+import sys
+try:
+    with open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # Where memory runs out, this process is the one to end.
+except OSError:
+    pass
+import numpy
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+content, threads, thorough = sys.stdin.buffer.read(), int(sys.argv[1]), sys.argv[2] == "thorough"
+if thorough:
+    plain = Interpreter(model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    plain.allocate_tensors()
+    plain._get_ops_details()
+interpreter = Interpreter(model_content=content, num_threads=threads)
+interpreter.allocate_tensors()
+(image,) = interpreter.get_input_details()
+interpreter.set_tensor(image["index"], numpy.random.default_rng(0).standard_normal(image["shape"], dtype="float32"))
+interpreter.invoke()
+for output in interpreter.get_output_details():
+    interpreter.get_tensor(output["index"])
+"""
+
+
+def check_first_run(content, sha256, recipe, threads, thorough=False):
+    """Runs a file in a process of its own, unless the same file ran on this machine before.
+
+    What ran is remembered in `swin-keras/ran.txt` of the user's cache folder, with the version of the runtime. Where this
+    cannot be written, the file is tried each time.
+
+    Args:
+        content: Bytes of a .tflite file.
+        sha256: String of 64 hexadecimal digits: that of `content`.
+        recipe: String for the error.
+        threads: Integer.
+        thorough: Boolean. Whether the file must also load without XNNPACK, as `bench` does.
+
+    Raises:
+        InputError: If it does not run, crashes the runtime, or has not ended after a minute.
+    """
+    # A file that one processor survives may end another; a home may be shared between them.
+    entry = " ".join([sha256, ai_edge_litert.__version__, platform.machine(), *["thorough"] * thorough])
+    if entry in _read():
+        return
+    expected = f"expected a .tflite file that runs here for the recipe {recipe!r}: the process that tried it first"
+    try:
+        _, problem = run_alone(_TRY, [threads, "thorough" if thorough else "quick"], TIMEOUT, content)
+    except subprocess.TimeoutExpired:
+        problem = f"nothing after {TIMEOUT:g} seconds"
+    if problem is not None:
+        raise InputError(f"{expected} ended with {problem}. Export the bundle again.")
+    _remember(entry)
+
+
+def run_alone(program, arguments, timeout, content=b""):
+    """Runs a Python program in a process of its own.
+
+    Args:
+        program: String of source, which can import what is installed, and nothing that stands around this file or in the current folder.
+        arguments: List of what becomes `sys.argv[1:]`.
+        timeout: Float in seconds.
+        content: Bytes for its standard input.
+
+    Returns:
+        Its standard output, and `None`, or what it ended with: a signal (SIGKILL where memory ran out, SIGSEGV where the
+        runtime failed), the last line of its standard error, or its exit code.
+
+    Raises:
+        subprocess.TimeoutExpired: If it has not ended in time; then it is ended.
+    """
+    command = [sys.executable, "-P", "-c", program, *map(str, arguments)]
+    finished = subprocess.run(command, input=content, capture_output=True, timeout=timeout, check=False)
+    output, errors = (stream.decode(errors="replace") for stream in (finished.stdout, finished.stderr))
+    if finished.returncode == 0:
+        return output, None
+    try:
+        return output, signal.Signals(-finished.returncode).name
+    except ValueError:
+        return output, errors.strip().rpartition("\n")[2] or f"exit code {finished.returncode}"
+
+
+def _path():
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "swin-keras", "ran.txt")
+
+
+def _read():
+    try:
+        with open(_path(), encoding="ascii") as file:
+            return file.read().splitlines()
+    except (OSError, ValueError):
+        return []
+
+
+def _remember(entry):
+    path = _path()
+    if not os.path.isabs(path):  # There is no home.
+        return
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path), prefix="ran.", suffix=".partial", delete=False) as partial:
+            try:
+                partial.write("".join(f"{line}\n" for line in [*_read()[1 - _REMEMBERED :], entry]))
+                partial.close()
+                os.replace(partial.name, path)
+            except OSError:
+                os.unlink(partial.name)
+                raise
