@@ -51,6 +51,7 @@ setup(
         "jax": ["jax>=0.6"],
         "torch": ["torch>=2.6"],
         "detection": [KERAS_HUB],
+        "camera": ["opencv-python-headless>=4"],
         "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.6", KERAS_HUB],
     },
     entry_points={"console_scripts": ["swin-keras = swin_keras.cli:main"]},

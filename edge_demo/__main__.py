@@ -1,12 +1,19 @@
-"""`python -m edge_demo IMAGE... --bundle DIR`: the most likely classes of each picture, and the time it took."""
+"""`python -m edge_demo IMAGE...`: the most likely classes of each picture, of a folder of them, or of what a camera sees, and the time it took."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 
+import numpy as np
+
+from . import camera, folder
 from .classifier import Classifier
-from .errors import InputError
+from .errors import InputError, printable
+from .preprocess import open_reduced
+
+_OVERLAY = {"mode": "cover", "resize": [640, 640]}  # what is decoded for a drawing
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,30 +28,135 @@ def positive_integer(text):
     return int(text)
 
 
+def _camera_number(text):
+    if not text.isdecimal() or int(text) > 99:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 99, received {text!r}")
+    return int(text)
+
+
+def _fraction(text):
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, received {text!r}")
+
+
 def add_arguments(parser):
     """Adds what this command takes; `swin-keras classify` takes the same."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
-    parser.add_argument("--bundle", required=True, metavar="DIR", help="folder with model.json")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="picture files")
+    parser.add_argument(
+        "--camera", type=_camera_number, metavar="N", help="classify what this camera sees, 0 for the first, until Ctrl-C; needs OpenCV"
+    )
+    parser.add_argument("--folder", metavar="DIR", help="classify all pictures of a folder and its sub-folders, into a table")
+    parser.add_argument("--bundle", default="bundle", metavar="DIR", help="folder with model.json (default: bundle)")
     parser.add_argument("--recipe", metavar="NAME", help="file of the bundle to run (default: the one recommended for a CPU)")
-    parser.add_argument("--top-k", type=positive_integer, default=5, metavar="K", help="number of classes to show (default: 5)")
     parser.add_argument("--threads", type=positive_integer, default=2, metavar="N", help="(default: 2)")
+    parser.add_argument("--top-k", type=positive_integer, default=5, metavar="K", help="number of classes to show (default: 5)")
+    parser.add_argument("--threshold", type=_fraction, default=0.0, metavar="T", help="leave out classes of a smaller probability, from 0 to 1")
     parser.add_argument("--json", action="store_true", help="print one line of JSON for each picture")
+    parser.add_argument("--csv", metavar="FILE", help="where --folder writes its table (default: results.csv; with --json none)")
+    parser.add_argument("--save-overlay", metavar="DIR", help="write each picture with its classes drawn under it there")
 
 
 def run(arguments):
-    """Classifies the pictures and prints the result; raises `InputError` at the first that cannot be read."""
+    """Classifies what was asked for and prints the results.
+
+    Returns:
+        The exit code: 1 if a picture of a folder could not be classified.
+
+    Raises:
+        InputError: If the arguments or the bundle cannot be used, or at the first single picture that cannot be read.
+    """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    sources = [bool(arguments.images), arguments.camera is not None, arguments.folder is not None]
+    if sum(sources) != 1:
+        raise InputError("one of IMAGE..., --camera N and --folder DIR is required, received " + ("none." if not any(sources) else "more."))
+    if arguments.csv is not None and arguments.folder is None:
+        raise InputError("expected --csv FILE with --folder DIR, received it without. Leave it out.")
+    images = arguments.images if arguments.folder is None else folder.find_pictures(arguments.folder)
     classifier = Classifier(arguments.bundle, arguments.recipe, arguments.threads)
-    for image in arguments.images:
-        result = classifier.classify(image, arguments.top_k)
+    overlays = _open_overlays(arguments, images)
+    if arguments.camera is not None:
+        return _run_camera(classifier, arguments, overlays)
+    if arguments.folder is not None:
+        return _run_folder(classifier, arguments, images, overlays)
+    for image in images:
+        result = classifier.classify(image, arguments.top_k, arguments.threshold)
+        if overlays:
+            result["overlay"] = str(overlays.write(image, open_reduced(image, _OVERLAY).picture, result["top"]))
         if arguments.json:
             print(json.dumps(result), flush=True)
             continue
-        ms = ", ".join(f"{part} {value:.1f} ms" for part, value in result["ms"].items())
-        print(f"{result['image']} ({result['recipe']}: {ms})")
+        print(f"{printable(result['image'])} ({result['recipe']}: {_times(result)})")
         for entry in result["top"]:
-            print(f"  {100 * entry['probability']:5.1f} %  {entry['label']}", flush=True)
+            print(f"  {100 * entry['probability']:5.1f} %  {printable(entry['label'])}")
+        if not result["top"]:
+            print(f"  no class reaches {100 * arguments.threshold:g} %")
+        sys.stdout.flush()
+    return 0
+
+
+def _run_camera(classifier, arguments, overlays):
+    def show(result, picture):
+        if overlays:
+            result["overlay"] = str(overlays.write(result["image"], picture, result["top"], again=True))
+        if arguments.json:
+            print(json.dumps(result), flush=True)
+            return
+        top = ", ".join(f"{100 * entry['probability']:.1f} % {printable(entry['label'])}" for entry in result["top"])
+        print(f"{result['image']}, picture {result['frame']} ({_times(result)}): {top or 'no class'}", flush=True)
+
+    times = camera.watch(classifier, arguments.camera, show, arguments.top_k, arguments.threshold)
+    print(f"{len(times)} pictures{_median(times)}", file=sys.stderr if arguments.json else sys.stdout)
+    return 0
+
+
+def _run_folder(classifier, arguments, images, overlays):
+    path = arguments.csv or (None if arguments.json else "results.csv")
+    top_k = min(arguments.top_k, classifier.model.output_shape[-1])
+    failed = 0
+    with folder.open_table(path, top_k) if path else contextlib.nullcontext() as write_row:
+
+        def write(result):
+            nonlocal failed
+            failed += "error" in result
+            if overlays and "error" not in result:
+                result["overlay"] = str(overlays.write(result["image"], open_reduced(result["image"], _OVERLAY).picture, result["top"]))
+            if write_row:
+                write_row(folder.row(result, top_k))
+            if arguments.json:
+                print(json.dumps(result), flush=True)
+
+        # Lines on the terminal show by themselves how far it is.
+        bar = not (arguments.json and sys.stdout.isatty())
+        times = folder.classify_folder(classifier, images, write, top_k, arguments.threshold, bar)
+    summary = f"{len(images)} pictures{_median(times)}" + (f", in {path}" if path else "")
+    print(summary, file=sys.stderr if arguments.json else sys.stdout)
+    if failed:
+        print(f"error: {failed} of {len(images)} pictures could not be classified; their `error` says why", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _open_overlays(arguments, images):
+    if arguments.save_overlay is None:
+        return None
+    inside = os.path.join(os.path.realpath(arguments.folder or ""), "")
+    if arguments.folder is not None and os.path.join(os.path.realpath(arguments.save_overlay), "").startswith(inside):
+        raise InputError(
+            "expected a folder for --save-overlay outside of --folder, whose pictures the next run would take them for. Name another one."
+        )
+    from .overlay import Overlays  # which takes time to import
+
+    return Overlays(arguments.save_overlay, images)
+
+
+def _times(result):
+    return ", ".join(f"{part} {value:.1f} ms" for part, value in result["ms"].items())
+
+
+def _median(times):
+    return f", median {np.median(times):.1f} ms, p90 {np.percentile(times, 90):.1f} ms" if times else ""
 
 
 def main(argv=None, prog="python -m edge_demo", description="Classifies pictures with a bundle.", add_arguments=add_arguments, run=run):
@@ -52,14 +164,19 @@ def main(argv=None, prog="python -m edge_demo", description="Classifies pictures
     parser = _Parser(prog=prog, description=description)
     add_arguments(parser)
     try:
-        run(parser.parse_args(argv))
+        return run(parser.parse_args(argv)) or 0
     except BrokenPipeError:
         # Whoever read the output has what it wanted; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except MemoryError:
+        print("error: expected more memory than there is. Use a smaller file of the bundle, or smaller pictures.", file=sys.stderr)
     except (InputError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

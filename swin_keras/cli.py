@@ -30,9 +30,9 @@ def main(argv=None):
     debug = "--debug" in argv
     try:
         arguments = _parser().parse_args(argv)
-        arguments.run(arguments)
+        code = arguments.run(arguments)
         sys.stdout.flush()
-        return 0
+        return code or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,6 +1,7 @@
 """The device program: what it needs, what it prints, what it refuses."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import pytest
 from conftest import ROOT, edit_description, randomize
 from PIL import Image
 from swin_keras.edge_demo.__main__ import main as edge_main
+from swin_keras.edge_demo.classifier import TFLiteModel
 
 LABELS = ["nought", "one", "two", "three", "four", "five", "six"]
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +139,40 @@ def test_a_file_outside_the_bundle_is_refused(copy, picture, refusal, tmp_path):
     assert "inside the bundle" in refusal(picture, "--bundle", copy, "--recipe", "float32")
 
 
+def test_a_link_that_leads_out_of_the_bundle_is_refused(copy, picture, refusal, tmp_path):
+    for name in ("float32.tflite", "model.json"):
+        (copy / name).rename(tmp_path / name)
+        (copy / name).symlink_to(tmp_path / name)
+        assert "a link that leads out of it" in refusal(picture, "--bundle", copy, "--recipe", "float32")
+        (copy / name).unlink()
+        (tmp_path / name).rename(copy / name)
+    (copy / "moved").mkdir()
+    (copy / "float32.tflite").rename(copy / "moved" / "file")
+    (copy / "float32.tflite").symlink_to("moved/file")
+    assert edge_main([str(picture), "--bundle", str(copy), "--recipe", "float32"]) == 0
+
+
+def test_files_too_large_to_be_true_are_refused_unread(copy, picture, refusal):
+    os.truncate(copy / "float32.tflite", 2**31 + 1)
+    assert "of at most 2,147,483,648 bytes" in refusal(picture, "--bundle", copy, "--recipe", "float32")
+    os.truncate(copy / "model.json", 2**24 + 1)
+    assert "of at most 16,777,216 bytes" in refusal(picture, "--bundle", copy)
+
+
+def test_what_the_runtime_says_at_a_later_picture_is_one_line(bundle, picture, refusal, monkeypatch):
+    def fail(self, x):
+        raise RuntimeError("node 7 failed to invoke")
+
+    monkeypatch.setattr(TFLiteModel, "outputs", fail)
+    assert "node 7 failed to invoke" in refusal(picture, "--bundle", bundle)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_answer_that_is_no_number_is_refused(bundle, picture, refusal, monkeypatch, value):
+    monkeypatch.setattr(TFLiteModel, "outputs", lambda self, x: [np.full((1, 7), value, "float32")])
+    assert "received NaN or infinity" in refusal(picture, "--bundle", bundle)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -142,6 +180,12 @@ def test_a_file_outside_the_bundle_is_refused(copy, picture, refusal, tmp_path):
         (["--top-k", "0"], "expected a whole number from 1, received '0'"),
         (["--threads", "-1"], "expected a whole number from 1"),
         (["--threads", "many"], "received 'many'"),
+        (["--threshold", "1.5"], "expected a number from 0 to 1, received '1.5'"),
+        (["--threshold", "nan"], "expected a number from 0 to 1, received 'nan'"),
+        (["--threshold", "-0.1"], "argument --threshold"),
+        (["--camera", "0"], "one of IMAGE..., --camera N and --folder DIR is required, received more"),
+        (["--folder", "."], "received more"),
+        (["--csv", "table.csv"], "expected --csv FILE with --folder DIR"),
         (["--threads", "1000000"], "expected 1 to 64 threads, received 1000000"),
         (["--colour"], "unrecognized arguments: --colour"),
     ],
@@ -150,9 +194,54 @@ def test_wrong_options_are_refused(bundle, picture, refusal, options, message):
     assert message in refusal(picture, "--bundle", bundle, *options)
 
 
-def test_missing_arguments_are_refused(refusal):
-    assert "required" in refusal()
-    assert "--bundle" in refusal("picture.png")
+def test_missing_arguments_are_refused(refusal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "one of IMAGE..., --camera N and --folder DIR is required, received none" in refusal()
+    assert "received 'bundle', which has no model.json. Give with --bundle" in refusal("picture.png")
+
+
+def test_a_bundle_in_the_current_folder_is_found_without_an_argument(copy, picture, monkeypatch, capsys):
+    monkeypatch.chdir(copy.parent)
+    assert edge_main([str(picture), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"] == "dynamic_int8"
+
+
+def test_a_threshold_leaves_out_what_is_less_probable(bundle, picture, capsys):
+    def top(*options):
+        assert edge_main([str(picture), "--bundle", str(bundle), "--top-k", "7", "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)["top"]
+
+    everything = top()
+    third = everything[2]["probability"]
+    assert top("--threshold", repr(third)) == everything[:3]
+    assert top("--threshold", "1") == []
+    assert edge_main([str(picture), "--bundle", str(bundle), "--threshold", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["  no class reaches 100 %"]
+
+
+def test_what_would_move_the_cursor_is_written_out(copy, picture, capsys, refusal):
+    edit_description(copy, lambda description: description.update(labels=["\x1b[2Ja\r\nb"] * 7))
+    assert edge_main([str(picture), "--bundle", str(copy), "--top-k", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("%  \\x1b[2Ja b")
+    assert "\x1b" not in refusal("\x1b[2J.png", "--bundle", copy)
+    edit_description(copy, lambda description: description["files"][0].update(recipe="\x1b[2J"))
+    assert "\x1b" not in refusal(picture, "--bundle", copy, "--recipe", "x")
+
+
+def test_an_interruption_is_one_word_and_code_130(capsys):
+    def run(arguments):
+        raise KeyboardInterrupt
+
+    assert edge_main([], add_arguments=lambda parser: None, run=run) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_memory_that_runs_out_is_one_line(capsys):
+    def run(arguments):
+        raise MemoryError
+
+    assert edge_main([], add_arguments=lambda parser: None, run=run) == 2
+    assert capsys.readouterr().err.startswith("error: expected more memory")
 
 
 def test_the_first_picture_that_cannot_be_read_ends_the_run_in_one_line(bundle, picture, tmp_path, refusal):
@@ -171,6 +260,22 @@ def test_installed_program_imports_no_tensorflow_keras_or_package_of_ours(tmp_pa
     command = [sys.executable, "-c", code, str(picture), "--bundle", str(bundle)]
     finished = subprocess.run(command, cwd=tmp_path / "device", capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+
+
+def test_the_five_commands_of_the_readme_lead_to_a_result(tmp_path, bundle, picture):
+    _, heading, rest = (ROOT / "edge_demo" / "README.md").read_text().partition("from nothing to a result\n")
+    make, copy, _, install, classify = commands = [line.strip() for line in rest.split("\n## ")[0].splitlines() if line.startswith("    ")][:5]
+    assert heading and commands == [line.strip() for line in rest.split("\nIt prints")[0].splitlines() if line.startswith("    ")]
+    assert make == "make demo" and "demo --out demo-out" in (ROOT / "Makefile").read_text()
+    assert copy.split()[2:5] == ["edge_demo", "demo-out/bundle", "demo-out/samples"] and install.endswith("-r edge_demo/requirements.txt")
+    shutil.copytree(ROOT / "edge_demo", tmp_path / "pi" / "edge_demo", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(bundle, tmp_path / "pi" / "bundle")
+    program, *arguments = classify.split()
+    (tmp_path / "pi" / arguments[-1]).parent.mkdir()
+    shutil.copy(picture, tmp_path / "pi" / arguments[-1])
+    assert program == "venv/bin/python"
+    finished = subprocess.run([sys.executable, *arguments], cwd=tmp_path / "pi", capture_output=True, text=True, check=False)
+    assert finished.returncode == 0 and finished.stderr == "" and finished.stdout.startswith("samples/3_12.png (dynamic_int8: decode "), finished
 
 
 @pytest.mark.slow
@@ -220,8 +325,6 @@ def test_a_file_that_is_no_model_is_refused_even_with_the_right_sha256(copy, pic
 
 
 def test_a_name_that_is_no_utf8_is_classified(bundle, picture, tmp_path):
-    import os
-
     path = os.fsencode(tmp_path) + b"/\xff\xfe.png"
     shutil.copy(picture, path)
     command = [sys.executable, "-m", "swin_keras.cli", "classify", path, "--bundle", str(bundle)]

@@ -1,0 +1,97 @@
+"""Classifies what a camera sees, until Ctrl-C."""
+
+import threading
+import time
+
+import numpy as np
+from PIL import Image
+
+from .errors import InputError
+from .preprocess import Opened
+from .quiet import quietly
+
+_PATIENCE = 10  # seconds without a picture
+
+
+class Camera:
+    """The newest picture of a camera; those that come while it is classified are passed over.
+
+    Args:
+        number: Integer, as OpenCV counts cameras.
+
+    Raises:
+        InputError: If OpenCV is not installed, or there is no such camera.
+    """
+
+    def __init__(self, number):
+        try:
+            import cv2
+        except ImportError as error:
+            raise InputError(f"expected OpenCV for --camera: {error}. `pip install opencv-python-headless` installs it.") from error
+        self._capture = quietly(lambda: cv2.VideoCapture(number))
+        if not self._capture.isOpened():
+            raise InputError(f"expected a camera, received {number}, which does not open. Is it plugged in, and does no other program use it?")
+        self._news, self._frame, self._ended = threading.Condition(), None, False
+        # OpenCV hands out pictures in order; who does not fetch them sees the past.
+        self._thread = threading.Thread(target=self._fetch, daemon=True)
+        self._thread.start()
+
+    def _fetch(self):
+        number = 0
+        while not self._ended:
+            arrived, frame = self._capture.read()
+            number += 1
+            with self._news:
+                self._frame, self._ended = (number, frame) if arrived else None, self._ended or not arrived
+                self._news.notify()
+
+    def newest(self):
+        """Waits for a picture that was not returned yet.
+
+        Returns:
+            How many pictures had come with it, and the picture: uint8 `(height, width, 3)`, blue first.
+
+        Raises:
+            InputError: If the camera gives no more.
+        """
+        with self._news:
+            if not self._news.wait_for(lambda: self._frame is not None or self._ended, _PATIENCE) or self._frame is None:
+                raise InputError("expected a picture from the camera, received none. Was it unplugged?")
+            frame, self._frame = self._frame, None
+            return frame
+
+    def close(self):
+        """Gives the camera back."""
+        self._ended = True
+        self._thread.join(timeout=1)
+        self._capture.release()
+
+
+def watch(classifier, number, show, top_k=5, threshold=0.0):
+    """Classifies the newest picture of a camera again and again, until Ctrl-C.
+
+    Args:
+        classifier: `Classifier`.
+        number: Integer. Which camera.
+        show: Function of a result, as `Classifier.classify` returns it with `frame`, the number of the picture, and of the picture.
+        top_k, threshold: As in `Classifier.classify`.
+
+    Returns:
+        List of milliseconds from a picture's arrival here to its result.
+
+    Raises:
+        InputError: As `Camera`.
+    """
+    camera, times = Camera(number), []
+    try:
+        while True:
+            frame, pixels = camera.newest()
+            started = time.perf_counter()
+            picture = Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
+            result = classifier.classify_opened(f"camera {number}", lambda picture=picture: Opened(picture, picture.size), top_k, threshold)
+            times.append(1000 * (time.perf_counter() - started))
+            show({**result, "frame": frame}, picture)
+    except KeyboardInterrupt:
+        return times
+    finally:
+        camera.close()

@@ -1,0 +1,125 @@
+"""Classifies the pictures of a folder: a row of CSV for each, and a bar that shows how far it is."""
+
+import contextlib
+import csv
+import os
+import pathlib
+import sys
+import time
+
+from .errors import InputError, printable
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+_BAR = 30  # characters
+
+
+def find_pictures(folder):
+    """Returns the paths of all pictures in a folder and its sub-folders, sorted. Links to folders are not followed.
+
+    Raises:
+        InputError: If the folder is missing or holds no picture.
+        OSError: If a folder cannot be entered.
+    """
+    if not os.path.isdir(folder):
+        raise InputError(
+            f"expected a folder of pictures for --folder, received {str(folder)!r}, which is none. Give single pictures without --folder."
+        )
+
+    def fail(error):
+        raise error
+
+    found = [
+        os.path.join(where, name)
+        for where, _, names in os.walk(folder, onerror=fail)
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    ]
+    if not found:
+        raise InputError(f"expected pictures in {str(folder)!r}, received none that ends with {', '.join(SUFFIXES)}.")
+    return sorted(found)
+
+
+def header(top_k):
+    """Returns the names of the columns: of an answer, the class, its index and its probability."""
+    answers = [f"{column}_{rank}" for rank in range(1, top_k + 1) for column in ("label", "index", "probability")]
+    return ["image", *answers, "decode_ms", "preprocess_ms", "inference_ms", "error"]
+
+
+def row(result, top_k):
+    """Returns a result, or `{"image", "error"}`, as the cells of a row."""
+    answers = [cell for entry in result.get("top", []) for cell in (entry["label"], entry["index"], f"{entry['probability']:.6f}")]
+    answers += [""] * (3 * top_k - len(answers))
+    ms = result.get("ms", {})
+    return [result["image"], *answers, *(ms.get(part, "") for part in ("decode", "preprocess", "inference")), result.get("error", "")]
+
+
+@contextlib.contextmanager
+def open_table(path, top_k):
+    """Gives a function that writes a row of cells; the file gets its name once all is written.
+
+    An interruption leaves what there is under the name with `.partial`.
+
+    Raises:
+        InputError: If something stands there that this program did not write.
+        OSError: If it cannot be written.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not (path.is_file() and path.read_bytes()[:6] in (b"", b"image,")):
+        raise InputError(f"expected a new file for --csv, received {str(path)!r}, which this program did not write. Name another one.")
+    partial = path.with_name(f"{path.name}.partial")
+    # A name may hold what is no text.
+    with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header(top_k))
+        yield writer.writerow
+    partial.replace(path)
+
+
+class _Bar:
+    """Shows on standard error how many of `total` are done."""
+
+    def __init__(self, total):
+        self._total, self._started, self._shown = total, time.monotonic(), 0.0
+
+    def show(self, done):
+        # Ten times a second is enough.
+        now = time.monotonic()
+        if now - self._shown > 0.1 or done == self._total:
+            self._shown = now
+            full = _BAR * done // self._total
+            rate = done / max(now - self._started, 1e-9)
+            print(f"\r[{'#' * full}{'.' * (_BAR - full)}] {done}/{self._total}  {rate:.1f}/s ", end="", file=sys.stderr, flush=True)
+
+    def clear(self):
+        print("\r" + " " * (_BAR + 40) + "\r", end="", file=sys.stderr, flush=True)
+
+
+def classify_folder(classifier, paths, write, top_k=5, threshold=0.0, bar=True):
+    """Classifies pictures; one that cannot be is told and passed over.
+
+    Args:
+        classifier: `Classifier`.
+        paths: List.
+        write: Function that is called with each result, as `Classifier.classify` returns it, or with `{"image", "error"}`.
+        top_k, threshold: As in `Classifier.classify`.
+        bar: Boolean. Whether a bar on standard error, if that is a terminal, shows how far it is.
+
+    Returns:
+        List of milliseconds that each picture took that was classified.
+    """
+    bar = _Bar(len(paths)) if bar and sys.stderr is not None and sys.stderr.isatty() else None
+    times = []
+    try:
+        for done, path in enumerate(paths, 1):
+            try:
+                result = classifier.classify(path, top_k, threshold)
+                times.append(sum(result["ms"].values()))
+            except InputError as error:
+                result = {"image": str(path), "error": printable(str(error))}
+            write(result)
+            if bar:
+                bar.show(done)
+    finally:
+        if bar:
+            bar.clear()
+    return times

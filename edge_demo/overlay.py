@@ -1,0 +1,74 @@
+"""Draws what a classifier says of a picture under it."""
+
+import itertools
+import os
+import pathlib
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .errors import InputError, printable
+
+_SIDE, _ROW, _MARGIN = 640, 26, 6  # pixels
+_PAPER, _BAR, _INK = "#ffffff", "#9ecbff", "#1f2328"
+
+
+def draw(picture, top):
+    """Returns a picture, 640 pixels wide or high, above a bar for each class, as long as its probability.
+
+    Args:
+        picture: `PIL.Image.Image` in mode RGB.
+        top: List of `label` and `probability`, as `Classifier.classify` returns it.
+    """
+    factor = _SIDE / max(picture.size)
+    # Large pixels stay pixels: blurred, a small picture tells less.
+    how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BICUBIC
+    picture = picture.resize(tuple(max(1, round(factor * side)) for side in picture.size), how)
+    sheet = Image.new("RGB", (_SIDE, picture.height + _ROW * len(top)), _PAPER)
+    sheet.paste(picture, ((_SIDE - picture.width) // 2, 0))
+    drawing, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
+    for row, entry in enumerate(top):
+        y = picture.height + row * _ROW
+        length = round(_SIDE * min(max(entry["probability"], 0.0), 1.0))
+        if length:
+            drawing.rectangle((0, y + 2, length - 1, y + _ROW - 3), fill=_BAR)
+        text = f"{100 * entry['probability']:5.1f} %  {printable(entry['label'])[:80]}"
+        drawing.text((_MARGIN, y + _ROW / 2), text, fill=_INK, font=font, anchor="lm")
+    return sheet
+
+
+class Overlays:
+    """Writes drawings into a folder under the names of the pictures, `NAME-overlay.jpg`, and never over one of these.
+
+    Args:
+        folder: Path. Made if missing.
+        pictures: List of the paths of all pictures.
+
+    Raises:
+        InputError: If a file has that name.
+    """
+
+    def __init__(self, folder, pictures):
+        self._folder, self._taken = pathlib.Path(folder), {os.path.realpath(path) for path in pictures}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise InputError(f"expected a folder for --save-overlay, received {str(folder)!r}, which is a file. Name another one.") from None
+
+    def write(self, name, picture, top, again=False):
+        """Draws and writes one, and returns its path.
+
+        Args:
+            name: String or path of the picture. Of two with the same last part the second gets a number.
+            picture, top: As in `draw`.
+            again: Boolean. Whether it takes the place of the one before.
+        """
+        stem = pathlib.Path(name).stem[:50]
+        numbers = itertools.count(2)
+        path = self._folder / f"{stem}-overlay.jpg"
+        while os.path.realpath(path) in self._taken and not again:
+            path = self._folder / f"{stem}-{next(numbers)}-overlay.jpg"
+        self._taken.add(os.path.realpath(path))
+        partial = path.with_name(f"{path.name}.partial")
+        draw(picture, top).save(partial, format="JPEG", quality=90)
+        partial.replace(path)
+        return path
