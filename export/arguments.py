@@ -46,15 +46,22 @@ def check_folder(folder):
         )
 
 
-def check_preprocessing(preprocessing, height, width):
-    """Returns the model's `Preprocessing`: the one given, or the official protocol."""
+def preprocessing_of_sizes(preprocessing, sizes):
+    """Returns the `Preprocessing` of each size, the first of which is the model's: the one given, or the official protocol."""
     if preprocessing is None:
-        return Preprocessing.official(height, width)
+        return {size: Preprocessing.official(*size) for size in sizes}
     if not isinstance(preprocessing, Preprocessing):
         raise ValueError(f"`preprocessing` must be a `swin_keras.preprocessing.Preprocessing`. Received: {type(preprocessing).__name__}.")
-    if preprocessing.crop != (height, width):
+    if preprocessing.crop != sizes[0]:
+        height, width = sizes[0]
         raise ValueError(f"`preprocessing` must crop to the model's input {height}x{width}. Received: crop={preprocessing.crop}.")
-    return preprocessing
+    return {size: preprocessing.at_size(*size) for size in sizes}
+
+
+def check_switches(**switches):
+    for name, value in switches.items():
+        if value not in (False, True):
+            raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}.")
 
 
 def check_sizes(sizes, main):
@@ -106,8 +113,10 @@ def read_calibration(calibration, shape, needed_for):
     expected = f"`calibration` must yield arrays (n, {', '.join(map(str, shape))})"
     if isinstance(calibration, (str, bytes)) or not hasattr(calibration, "__iter__"):
         raise ValueError(f"{expected}. Received: {calibration!r:.100}.")
+    # What the source itself raises is said as it is.
+    batches = list([calibration] if len(getattr(calibration, "shape", ())) == 4 else calibration)
     try:
-        batches = [np.asarray(batch) for batch in ([calibration] if len(getattr(calibration, "shape", ())) == 4 else calibration)]
+        batches = [np.asarray(batch) for batch in batches]
         if batches and (kinds := {batch.dtype for batch in batches if batch.dtype.kind != "f" and batch.dtype.name != "bfloat16"}):
             raise ValueError(f"{', '.join(sorted(map(str, kinds)))}; normalize them as the model's input")
         batches = [batch.astype("float32") for batch in batches]

@@ -17,7 +17,7 @@ from swin_keras.edge_demo.bundle import FORMAT_VERSION
 from swin_keras.edge_demo.classifier import TFLiteModel
 from swin_keras.export import arguments, migration, saved_model, sensitivity, tflite, verify
 from swin_keras.export import report as reports
-from swin_keras.export.deploy import in_float32, to_deploy
+from swin_keras.export.deploy import fixed_shape, in_float32, to_deploy
 from swin_keras.export.metadata import add_metadata
 from swin_keras.export.recipes import RECIPES, find_ranges, quantize
 from swin_keras.export.signatures import DEFAULT, make_signatures
@@ -32,6 +32,8 @@ MIGRATED_SAMPLES = 16
 # What adds up along the network is shown on this many pictures: each takes a run without XNNPACK, which is slow.
 CHARTED_SAMPLES = 4
 THREADS = 2
+# Attention maps of one large picture take 100 MB and more: outputs of Keras are kept for as many pictures as fit into this.
+REFERENCE_BYTES = 2**30
 # On XNNPACK hybrid_int8 took 0.81 of float32's time, dynamic_int8 as long at a quarter of the size (Swin-T: benchmarks/results/inference.md).
 # A GPU or NPU computes in float16.
 _BEST_FIRST = {
@@ -84,8 +86,8 @@ def export_bundle(
         weights: String for the record: where the weights come from.
         max_accuracy_loss: Float, a fraction. A recipe that loses more against Keras on `data` does not ship.
         accuracy_budget: Float, in points of top-1 (0.3 is 0.3 %), for a classifier. Of a recipe with integers that loses more, the operators
-            that cost the most stay in float32, as few as it takes. The loss is against Keras: of accuracy on `data`; without it, of agreement
-            on the pictures that fidelity is measured on.
+            that cost the most stay in float32, as few as it takes. The loss is against Keras, of the default signature: of accuracy on `data`;
+            without it, of agreement on the pictures that fidelity is measured on.
         percentile: Float. As in `find_ranges`: 100 for true minima and maxima, less to cut outliers off.
         migrate: Boolean. With `calibration`, query, key and value always share out their ranges (`migration.migrate`), which costs nothing. If this
             is set, the files with integers are made from a graph whose activations give part of their range to weights everywhere. That costs an
@@ -105,6 +107,9 @@ def export_bundle(
     calibrated = [recipe for recipe in recipes if RECIPES[recipe].calibrated] + ["migration"] * bool(migrate)
     arguments.check_calibrated(calibration, calibrated)
     arguments.check_numbers(accuracy_budget, percentile)
+    arguments.check_switches(uint8_input=uint8_input, fold_normalization=fold_normalization, migrate=migrate)
+    if recipes == ["saved_model"] and (sizes or uint8_input):
+        raise ValueError("`sizes` and `uint8_input` are for .tflite files. Received: recipes=['saved_model']. Add a recipe, or leave them out.")
     arguments.check_folder(folder)
     log("building the deploy graph")
     options = {"layout": layout, "gelu": gelu, "fp16_safe_norm": fp16_safe_norm}
@@ -177,19 +182,18 @@ class _Export:
     """The state of one export: a model at each of its sizes, the signatures, and what files are compared on."""
 
     def __init__(self, model, options, preprocessing, sizes, uint8_input, fold_normalization, log):
-        first = to_deploy(model, **options)
-        self.shape = tuple(first.inputs[0].shape[1:])
+        self.shape = fixed_shape(model)
         if self.shape[-1] != 3:
             raise ValueError(f"A bundle is for pictures with 3 channels, red, green and blue. Received: a model of {self.shape[-1]}.")
-        self.preprocessing = arguments.check_preprocessing(preprocessing, *self.shape[:2])
-        sizes = arguments.check_sizes(sizes, self.shape[:2])
-        self.models = [in_float32(model), *(in_float32(at_size(model, *size)) for size in sizes)]
-        self._normalization = self._taken = self.preprocessing.mean, self.preprocessing.std
+        sizes = [self.shape[:2], *arguments.check_sizes(sizes, self.shape[:2])]
+        self._preprocessing = arguments.preprocessing_of_sizes(preprocessing, sizes)
         self._options, self._uint8_input, self._log = options, uint8_input, log
+        self._normalization = self._taken = self._preprocessing[sizes[0]].mean, self._preprocessing[sizes[0]].std
         if fold_normalization:
             self._options = {**options, "normalization": self._normalization}
             self._taken = (0.0,) * 3, (1.0,) * 3
-        self._graphs = [first, *self._make_graphs(self.models[1:])] if self._options is options else self._make_graphs(self.models)
+        self.models = [in_float32(model), *(in_float32(at_size(model, *size)) for size in sizes[1:])]
+        self._graphs = self._make_graphs(self.models)
         self.signatures = self._make_signatures(self._graphs)
         self.keras_top1 = self._examples = None
         self._latencies = {}
@@ -215,6 +219,7 @@ class _Export:
                 noise=resized[1] if self._calibrated else None,
                 to_model=functools.partial(signature.from_input, normalization=self._normalization),
                 exact=self._options["gelu"] == "exact",
+                memory=REFERENCE_BYTES // (2 * len(self.signatures)),
             )
         self._main = self._comparisons[DEFAULT]
         self._output_names, self.output_kind = _outputs(self.models[0], self._main.reference)
@@ -244,7 +249,9 @@ class _Export:
         if self._calibrated:
             migration.migrate(self._graphs, self._inputs[DEFAULT][:MIGRATED_SAMPLES])
         for signature in self.signatures[: len(self._graphs)]:
-            measured = self._comparisons[signature.key].compare("deploy graph", lambda x, s=signature: _as_list(s.deploy.predict_on_batch(x)))
+            measured = self._comparisons[signature.key].compare(
+                "deploy graph", lambda x, s=signature: _as_list(s.deploy.predict_on_batch(x)), self._of(signature.key)
+            )
             self._log(f"deploy graph of {signature.size} differs from Keras by at most {measured['fidelity']['max_abs_diff']:.2g}")
 
     def convert(self, migrate):
@@ -277,12 +284,14 @@ class _Export:
 
     def measure(self, recipe, content):
         """Compares each signature of a file with Keras, and returns what the report says of it."""
-        main = TFLiteModel(content, THREADS)
-        runs = {DEFAULT: lambda x: self._in_order(main.outputs(x))}
-        runs |= tflite.signature_runs(content, [signature.key for signature in self.signatures[1:]], self._output_names, THREADS)
+        if len(self.signatures) == 1:
+            main = TFLiteModel(content, THREADS)
+            runs = {DEFAULT: lambda x: self._in_order(main.outputs(x))}
+        else:  # One interpreter: each has its own copy of the weights.
+            runs = tflite.signature_runs(content, [signature.key for signature in self.signatures], self._output_names, THREADS)
         for key, run in runs.items():
             self._latencies[recipe, key] = lambda _, run=run, x=self._inputs[key][:1]: run(x)
-        compared = {key: self._comparisons[key].compare(recipe, run) for key, run in runs.items()}
+        compared = {key: self._comparisons[key].compare(recipe, run, self._of(key)) for key, run in runs.items()}
         return {
             "ops": tflite.count_operators(content)[0],
             "delegate": bench.delegate_coverage(content),
@@ -299,6 +308,9 @@ class _Export:
         unknown = dict.fromkeys(("ops", "delegate", "latency_ms", "peak_memory_mb"))
         return {**unknown, **self._main.compare("saved_model", run), "top1": self._top1(run)}
 
+    def _of(self, key):
+        return f", signature {key}," if len(self.signatures) > 1 else ""
+
     def _in_order(self, outputs):
         return [outputs[index] for index in self._indices]
 
@@ -309,7 +321,7 @@ class _Export:
 
     def describe(self):
         """Returns what model.json says of inputs and outputs."""
-        signatures = [signature.describe(self.preprocessing.at_size(*signature.shape[1:3]), self._output_names) for signature in self.signatures]
+        signatures = [signature.describe(self._preprocessing[signature.shape[1:3]], self._output_names) for signature in self.signatures]
         main = signatures[0]
         return {
             "input": main["input"],

@@ -60,24 +60,8 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
     for argument, value, known in [("layout", layout, LAYOUTS), ("gelu", gelu, GELUS), *switches]:
         if value not in known:
             raise ValueError(f"`{argument}` must be one of {known}. Received: {argument}={value!r}.")
-    inputs = getattr(model, "inputs", None)
-    if not isinstance(model, keras.Model) or not inputs:
-        raise ValueError(f"Expected a functional `keras.Model`. Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)`.")
-    if len(inputs) != 1:
-        raise ValueError(f"Expected a model with one input, the image. Received: {len(inputs)} inputs.")
-    if not inputs[0].dtype.startswith(("float", "bfloat")):
-        raise ValueError(f"Expected a model of float pictures, already normalized. Received: an input of {inputs[0].dtype}.")
+    shape = fixed_shape(model, input_shape)
     model = _functional(model)
-    shape = inputs[0].shape[1:] if input_shape is None else input_shape
-    shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    if len(shape) != 3 or None in shape:
-        raise ValueError(
-            f"A deploy graph has a fixed height, width and channels. Received: {shape}. "
-            "`swin_keras.models.at_size(model, height, width)` builds it at the size that you ship; on the command line, --size H W."
-        )
-    if not all(is_count(side) for side in shape) or inputs[0].shape[-1] not in (None, shape[-1]):
-        raise ValueError(f"`input_shape` must be a height, a width and the model's {inputs[0].shape[-1]} channels. Received: {shape}.")
-
     if normalization is not None:
         normalization = _mean_and_std(normalization, shape[-1])
 
@@ -132,6 +116,27 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
         if layer.weights and not isinstance(layer, keras.Model):
             _set_folded_weights(layer, deploy.get_layer(layer.name), norms.get(layer))
     return deploy if normalization is None else _normalize_inside(deploy, *normalization)
+
+
+def fixed_shape(model, input_shape=None):
+    """Returns the height, width and channels of a model that can be deployed, or raises `ValueError`, as `to_deploy` says."""
+    inputs = getattr(model, "inputs", None)
+    if not isinstance(model, keras.Model) or not inputs:
+        raise ValueError(f"Expected a functional `keras.Model`. Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)`.")
+    if len(inputs) != 1:
+        raise ValueError(f"Expected a model with one input, the image. Received: {len(inputs)} inputs.")
+    if not inputs[0].dtype.startswith(("float", "bfloat")):
+        raise ValueError(f"Expected a model of float pictures, already normalized. Received: an input of {inputs[0].dtype}.")
+    shape = inputs[0].shape[1:] if input_shape is None else input_shape
+    shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    if len(shape) != 3 or None in shape:
+        raise ValueError(
+            f"A deploy graph has a fixed height, width and channels. Received: {shape}. "
+            "`swin_keras.models.at_size(model, height, width)` builds it at the size that you ship; on the command line, --size H W."
+        )
+    if not all(is_count(side) for side in shape) or inputs[0].shape[-1] not in (None, shape[-1]):
+        raise ValueError(f"`input_shape` must be a height, a width and the model's {inputs[0].shape[-1]} channels. Received: {shape}.")
+    return shape
 
 
 def _clone(model, shape, clone_function, call_function=None):

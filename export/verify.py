@@ -6,8 +6,6 @@ import keras
 import numpy as np
 from swin_keras.export.recipes import RECIPES
 
-# Attention maps of one large picture take 100 MB and more: outputs of Keras are kept for as many pictures as fit into this.
-REFERENCE_BYTES = 2**29
 # Float32 may differ by this, times the larger of 1 and the largest output.
 FLOAT32_TOLERANCE = 1e-4
 
@@ -59,18 +57,19 @@ class Comparison:
 
     Args:
         model: Functional float32 `keras.Model`.
-        inputs: Array `(n, height, width, channels)` of what a file takes. Used are as many as `REFERENCE_BYTES` holds outputs for.
+        inputs: Array `(n, height, width, channels)` of what a file takes. Used are as many as `memory` holds outputs for.
         noise: The same, of noise, or `None`.
         to_model: Function from such an array to the normalized pictures that the model takes.
         exact: Boolean. As in `check`.
+        memory: Integer, bytes.
     """
 
-    def __init__(self, model, inputs, noise, to_model=lambda inputs: inputs, exact=True):
+    def __init__(self, model, inputs, noise, to_model, exact, memory):
         largest = 4 * sum(math.prod(output.shape[1:]) for output in keras.tree.flatten(model.outputs))
-        at_once = max(1, min(32, REFERENCE_BYTES // 4 // largest))
+        at_once = max(1, min(32, memory // 4 // largest))
 
         def expect(inputs):
-            inputs = inputs[: max(1, REFERENCE_BYTES // largest)]
+            inputs = inputs[: max(1, memory // largest)]
             outputs = model.predict(to_model(inputs), batch_size=at_once, verbose=0)
             return inputs, [np.asarray(output) for output in keras.tree.flatten(outputs)]
 
@@ -78,12 +77,13 @@ class Comparison:
         self._on_noise = None if noise is None else expect(noise)
         self._exact = exact
 
-    def compare(self, name, run):
+    def compare(self, name, run, where=""):
         """Compares what runs one picture with Keras.
 
         Args:
             name: Key of `RECIPES`, or `"deploy graph"`.
             run: Function from what a file takes, of batch 1, to a list of arrays.
+            where: String that follows the name in an error.
 
         Returns:
             A dictionary: `fidelity` on the pictures, and `fidelity_on_noise`.
@@ -92,13 +92,13 @@ class Comparison:
             VerificationError: As `check` does.
         """
         measured = self._measure(run, self.inputs, self.reference)
-        check(name, measured, self.reference, self._exact)
+        check(name, measured, self.reference, self._exact, where)
         if self._on_noise is None:
             return {"fidelity": measured, "fidelity_on_noise": measured}
         on_noise = self._measure(run, *self._on_noise)
         # Noise is not what the ranges of a calibrated recipe are for: how far it is off is in the report.
         if name not in RECIPES or not RECIPES[name].calibrated:
-            check(name, on_noise, self._on_noise[1], self._exact)
+            check(name, on_noise, self._on_noise[1], self._exact, where)
         return {"fidelity": measured, "fidelity_on_noise": on_noise}
 
     def disagreement(self, run):
@@ -134,6 +134,8 @@ class Examples:
         """Returns the fraction that is classified right, by a function from pictures `(n, height, width, channels)` to scores `(n, classes)`."""
         right, total = 0, 0
         for pictures, indices in map(self._check, self._data):
+            if not len(indices):
+                continue
             right += np.count_nonzero(np.asarray(score(pictures)).argmax(-1) == indices)
             total += len(indices)
         if not total:
@@ -144,13 +146,18 @@ class Examples:
         batch = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
         if len(batch) != 2:
             raise ValueError(f"{self._expected} Received: {len(batch)} arrays in a batch.")
-        x, y = np.asarray(batch[0], "float32"), np.asarray(batch[1])
-        if x.shape[1:] != self._shape or y.shape != x.shape[:1] or not np.all((y >= 0) & (y < self._classes)):
+        x, y = map(np.asarray, batch)
+        whole = y.dtype.kind in "iu" or not y.size
+        if x.shape[1:] != self._shape or y.shape != x.shape[:1] or not whole or not np.all((y >= 0) & (y < self._classes)):
             raise ValueError(f"{self._expected} Received: pictures {x.shape} and indices {y!r:.80}.")
-        return x, y
+        if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
+            raise ValueError(f"{self._expected} Received: pictures of {x.dtype}. Normalize them as the model's input.")
+        if not np.isfinite(x).all():
+            raise ValueError(f"{self._expected} Received: pictures with numbers that are not finite.")
+        return x.astype("float32"), y
 
 
-def check(recipe, measured, reference, exact=True):
+def check(recipe, measured, reference, exact=True, where=""):
     """Raises `VerificationError` if `measured`, from `fidelity`, is outside what `recipe` allows.
 
     Args:
@@ -158,6 +165,7 @@ def check(recipe, measured, reference, exact=True):
         measured: Dictionary.
         reference: The arrays of the trained model.
         exact: Boolean. Whether the deploy graph computes the model's own functions; where it approximates one, nothing is held to more than float16.
+        where: String that follows the recipe in the error.
     """
     limit = RECIPES[recipe].min_snr_db if recipe in RECIPES else None
     if limit is None and not exact:
@@ -165,6 +173,6 @@ def check(recipe, measured, reference, exact=True):
     if limit is None:
         allowed = FLOAT32_TOLERANCE * max(1.0, *(float(np.abs(array).max()) for array in reference))
         if not measured["max_abs_diff"] <= allowed:
-            raise VerificationError(f"{recipe} differs from Keras by {measured['max_abs_diff']:.3g}, more than the {allowed:.3g} allowed.")
+            raise VerificationError(f"{recipe}{where} differs from Keras by {measured['max_abs_diff']:.3g}, more than the {allowed:.3g} allowed.")
     elif not measured["snr_db"] >= limit:
-        raise VerificationError(f"{recipe} has an SNR of {measured['snr_db']:.1f} dB against Keras, less than the {limit:.0f} dB required.")
+        raise VerificationError(f"{recipe}{where} has an SNR of {measured['snr_db']:.1f} dB against Keras, less than the {limit:.0f} dB required.")

@@ -34,9 +34,9 @@ def run_command():
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """What `edge_demo` remembers between runs stays in the test."""
+    """What `edge_demo` remembers between runs stays in the tests."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))

@@ -14,8 +14,6 @@ from swin_keras.edge_demo.__main__ import main as edge_main
 
 RECIPES = ["float32", "dynamic_int8"]
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 
 def bench_main(*arguments):
     arguments = [str(argument) for argument in arguments]

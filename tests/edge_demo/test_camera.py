@@ -15,8 +15,6 @@ from PIL import Image
 from swin_keras.edge_demo import Classifier, camera
 from swin_keras.edge_demo.__main__ import main as edge_main
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):

@@ -16,8 +16,6 @@ from swin_keras.edge_demo.classifier import TFLiteModel
 
 LABELS = ["nought", "one", "two", "three", "four", "five", "six"]
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):

@@ -12,8 +12,6 @@ from PIL import Image
 from swin_keras.edge_demo import Classifier, InputError, folder, overlay
 from swin_keras.edge_demo.__main__ import main as edge_main
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 LABELS = ["nought", "one, two", '"three"', "four", "=five"]
 
 

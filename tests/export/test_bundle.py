@@ -194,6 +194,8 @@ def test_a_recipe_that_loses_accuracy_does_not_ship(model, data, tmp_path, monke
         ({"calibration": [np.full((2, 32, 32, 3), np.nan)]}, "of finite numbers. Received: 6,144 that are not"),
         ({"recipes": ["float32", "hybrid_int8", "int16x8"]}, "`calibration` must be pictures for hybrid_int8 and int16x8. Received: None"),
         ({"data": []}, "`data` must yield batches .*Received: nothing"),
+        ({"uint8_input": "no"}, "`uint8_input` must be True or False. Received: uint8_input='no'"),
+        ({"recipes": "saved_model", "sizes": [(48, 32)]}, "`sizes` and `uint8_input` are for .tflite files"),
         ({"sizes": [(32, 32)]}, r"`sizes` must be a list of further heights and widths, each once, .* where the model has \(32, 32\)"),
         ({"sizes": [(48, 32), (48, 32)]}, "`sizes` must be .* each once"),
         ({"sizes": (48, 32)}, r"`sizes` must be a list of further heights and widths, .* Received: sizes=\(48, 32\)"),
@@ -340,14 +342,53 @@ def test_labels_that_are_no_names_are_refused(model, tmp_path, labels):
         export.export_bundle(model, tmp_path / "bundle", labels=labels)
 
 
+ZEROS = np.zeros((2, 32, 32, 3))
+
+
 @pytest.mark.parametrize(
     "batch",
-    [(np.zeros((2, 32, 32, 3)),), (np.zeros((2, 32, 32, 3)), np.eye(7)[:2]), (np.zeros((2, 32, 32, 3)), [1]), (np.zeros((2, 32, 32, 3)), [1, 7])],
-    ids=["no classes", "one-hot", "too few", "no such class"],
+    [
+        (ZEROS,),
+        (ZEROS, np.eye(7)[:2]),
+        (ZEROS, [1]),
+        (ZEROS, [1, 7]),
+        (ZEROS, [0.5, 1.5]),
+        (ZEROS, ["a", "b"]),
+        (ZEROS, [None, 1]),
+        (ZEROS.astype("uint8"), [1, 2]),
+        (ZEROS * np.nan, [1, 2]),
+    ],
+    ids=["no classes", "one-hot", "too few", "no such class", "fractions", "names", "none", "not normalized", "nan"],
 )
-def test_data_that_does_not_fit_is_refused(model, tmp_path, batch):
-    with pytest.raises(ValueError, match="`data` must yield batches of pictures"):
-        export.export_bundle(model, tmp_path / "bundle", data=[batch])
+def test_data_that_does_not_fit_is_refused_in_any_batch(model, tmp_path, batch):
+    for data in ([batch], [(ZEROS, [0, 1]), batch]):
+        with pytest.raises(ValueError, match="`data` must yield batches of pictures"):
+            export.export_bundle(model, tmp_path / "bundle", data=data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_is_gone_through_for_keras_and_each_file_and_kept_only_if_it_comes_once(model, data, tmp_path):
+    class Counted:
+        times = 0
+
+        def __iter__(self):
+            self.times += 1
+            yield from [*data, (ZEROS[:0], [])]  # an empty batch does no harm
+
+    counted = Counted()
+    again = export.export_bundle(model, tmp_path / "again", ["float32", "float16"], data=counted)
+    # Once more to ask for an iterator, of which nothing is read.
+    assert counted.times == 3
+    once = export.export_bundle(model, tmp_path / "once", ["float32", "float16"], data=iter(data))
+    assert [r["top1"] for r in once["recipes"].values()] == [r["top1"] for r in again["recipes"].values()]
+    assert once["keras"]["top1"] == again["keras"]["top1"] is not None
+
+
+def test_outputs_that_are_too_large_to_keep_are_compared_on_fewer_pictures(model, tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(bundles, "REFERENCE_BYTES", 2 * 5 * 7 * 4)  # of calibration pictures and of noise: five times seven logits
+    report = export.export_bundle(model, tmp_path / "bundle", ["float32"], calibration=rng.standard_normal((9, 32, 32, 3)).astype("float32"))
+    measured = report["recipes"]["float32"]
+    assert measured["fidelity"]["samples"] == measured["fidelity_on_noise"]["samples"] == 5
 
 
 def test_an_operation_that_is_not_built_in_is_refused_with_its_name(tmp_path, capfd):

@@ -7,6 +7,8 @@ import pytest
 from conftest import randomize
 from swin_keras.edge_demo.bench import delegate_coverage
 from swin_keras.edge_demo.classifier import TFLiteModel
+from swin_keras.export import bundle as bundles
+from swin_keras.export import sensitivity, tflite, verify
 
 import swin_keras
 from swin_keras import export
@@ -126,29 +128,25 @@ def test_two_exports_with_signatures_are_the_same(bundle, model, pictures, tmp_p
     assert (tmp_path / "bundle" / "hybrid_int8.tflite").read_bytes() == (bundle[0] / "hybrid_int8.tflite").read_bytes()
 
 
-def test_what_stays_in_float32_does_so_in_each_signature_and_migration_and_percentiles_serve_all(model, pictures, tmp_path):
-    classes = model.predict(pictures, verbose=0).argmax(-1)
-    report = export.export_bundle(
-        model,
-        tmp_path / "bundle",
-        ["full_int8"],
-        calibration=pictures,
-        data=[(pictures, classes)],
-        sizes=SIZES[:1],
-        migrate=True,
-        percentile=99.9,
-        accuracy_budget=0,
-    )
-    measured = report["recipes"]["full_int8"]
-    assert measured["top1"] == 1 and measured["signatures"]["size_64x32"]["fidelity"]["snr_db"] > 15
-    file = schema_of(tmp_path / "bundle", "full_int8")
-    kinds = []
-    for graph in map(file.Subgraphs, range(2)):
-        products = [graph.Operators(i) for i in range(graph.OperatorsLength())]
-        products = [o for o in products if file.OperatorCodes(o.OpcodeIndex()).BuiltinCode() == 9]  # FULLY_CONNECTED
-        kinds.append([graph.Tensors(o.Inputs(0)).Type() for o in products])
-    assert len(kinds[0]) == 18 and kinds[0] == kinds[1]
-    assert bool(measured["kept_float"]) == (len(set(kinds[0])) > 1)
+def test_what_stays_in_float32_does_so_in_each_signature_and_migration_and_percentiles_serve_all(model, pictures, tmp_path, monkeypatch):
+    losses = iter([1.0] + [0.0] * 20)  # The first file is over the budget, the others are not: one unit stays.
+    monkeypatch.setattr(bundles._Export, "_points_lost", lambda self, content: next(losses))
+    arguments = {"calibration": pictures, "sizes": SIZES[:1], "uint8_input": True, "migrate": True, "percentile": 99.9, "accuracy_budget": 0}
+    report = export.export_bundle(model, tmp_path / "bundle", ["hybrid_int8"], **arguments)
+    measured = report["recipes"]["hybrid_int8"]
+    (kept,) = measured["kept_float"]
+    assert all(row["fidelity"]["snr_db"] > 25 for row in measured["signatures"].values())
+    content = (tmp_path / "bundle" / "hybrid_int8.tflite").read_bytes()
+    file = schema_of(tmp_path / "bundle", "hybrid_int8")
+    named = iter(tflite.operators(content))
+    for graph in map(file.Subgraphs, range(4)):
+        types = {}
+        for operator in map(graph.Operators, range(graph.OperatorsLength())):
+            name, kind = next(named)
+            if kind in ("FULLY_CONNECTED", "BATCH_MATMUL"):
+                types[sensitivity._short(name)] = graph.Tensors(operator.Inputs(0)).Type()
+        floats = [short for short, kind in types.items() if kind == 0]  # TensorType.FLOAT32
+        assert len(types) == 26 and floats == [kept]
 
 
 def test_a_backbone_describes_the_maps_of_each_size(tmp_path):
@@ -158,6 +156,25 @@ def test_a_backbone_describes_the_maps_of_each_size(tmp_path):
     signatures = json.loads((tmp_path / "bundle" / "model.json").read_text())["signatures"]
     assert [output["shape"] for output in signatures[0]["outputs"]] == [[1, 8, 12, 12], [1, 4, 6, 24]]
     assert [output["shape"] for output in signatures[1]["outputs"]] == [[1, 12, 8, 12], [1, 6, 4, 24]]
+
+
+def test_a_size_has_the_protocol_that_is_official_for_it(model, tmp_path):
+    export.export_bundle(model, tmp_path / "bundle", ["float32"], sizes=[(384, 392)])
+    signatures = json.loads((tmp_path / "bundle" / "model.json").read_text())["signatures"]
+    protocols = [Preprocessing.from_dict(signature["preprocessing"]) for signature in signatures]
+    assert protocols == [Preprocessing("cover", (36, 36), (32, 32)), Preprocessing("exact", (384, 392), (384, 392))]
+
+
+def test_a_signature_that_fails_is_named(model, tmp_path, monkeypatch):
+    check = verify.check
+
+    def fail(recipe, measured, reference, exact, where):
+        check(recipe, measured | {"max_abs_diff": 9.0} if "size_64x32" in where and recipe == "float32" else measured, reference, exact, where)
+
+    monkeypatch.setattr(verify, "check", fail)
+    with pytest.raises(export.VerificationError, match="float32, signature size_64x32, differs from Keras by 9"):
+        export.export_bundle(model, tmp_path / "bundle", ["float32"], sizes=SIZES[:1])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [(32, 32), (30, 32)], ids=str)
