@@ -39,7 +39,7 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
         model: Functional `keras.Model` with one input, the image.
         input_shape: Height, width and channels. Defaults to those of the model.
         layout: `"portable"`: no operator that an accelerator refuses. `"cpu"`: tokens stay in the order of windows, and each
-            block gathers them once where the portable form shifts, cuts and puts back; accelerators refuse that.
+            block gathers them once where the portable form shifts, cuts and puts back; not every accelerator takes that.
         gelu: `"exact"`, or `"tanh"` for the approximation by the hyperbolic tangent, which some accelerators compute anyway.
         fp16_safe_norm: Boolean. Whether normalizations hold in half precision whatever the size of the activations, at the
             price of seven operators each. Accelerators may compute float32 files in half precision.

@@ -345,7 +345,9 @@ class _DeployBlock(_DeployLayer):
         if down or across:
             x = _roll(_roll(ops.reshape(x, (height, width * channels)), -across * channels, axis=1), -down, axis=0)
         if self.padded:
-            x = ops.slice(ops.reshape(x, (1, height, width, channels)), (0, top, left, 0), (1, *self.grid, channels))
+            # As rows too: in rank 4 the converter would add V2's residual before the reshape, and the product behind take rank 4, where LiteRT 2.3's
+            # GPU accelerator does not start with integer weights.
+            x = ops.slice(ops.reshape(x, (height, width * channels)), (top, left * channels), (self.grid[0], self.grid[1] * channels))
         return ops.reshape(x, (-1, channels))
 
     def get_config(self):
