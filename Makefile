@@ -42,7 +42,8 @@ lint: $(INSTALLED_TEST)
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python $(PYTEST) -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow and not alone"
+	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-all: lint
 	$(BIN)/python $(PYTEST) -m "not alone"

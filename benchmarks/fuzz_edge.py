@@ -5,6 +5,7 @@ Its last line is JSON: counts, and `problems`, which are none if all is well.
 """
 
 import argparse
+import copy
 import csv
 import hashlib
 import io
@@ -177,7 +178,7 @@ def _change_values(rng, description):
         if rng.random() < 0.2 and isinstance(holder, dict):
             del holder[last]
         else:
-            holder[last] = _HOSTILE[rng.integers(0, len(_HOSTILE))]
+            holder[last] = copy.deepcopy(_HOSTILE[rng.integers(0, len(_HOSTILE))])
         if not description:
             return
 

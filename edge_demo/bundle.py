@@ -104,7 +104,7 @@ def _is_file(path):
 
 def _is_list(value, kinds, length=None):
     right = isinstance(value, list) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in value)
-    return right and (len(value) == length if length else len(value) > 0)
+    return right and (len(value) > 0 if length is None else len(value) == length)
 
 
 def _is_inside(name):
@@ -115,7 +115,9 @@ def _is_inside(name):
 # What this program relies on, in the words of the error.
 _OF_A_CLASSIFIER = {
     "a classifier, whose output_kind is logits or probabilities,": lambda d: d["output_kind"] in ("logits", "probabilities"),
-    "one output of shape [1, classes]": lambda d: len(d["outputs"]) == 1 and _is_list(d["outputs"][0]["shape"], int, 2),
+    "one output of shape [1, classes]": lambda d: (
+        len(d["outputs"]) == 1 and _is_list(d["outputs"][0]["shape"], int, 2) and d["outputs"][0]["shape"][0] == 1 <= d["outputs"][0]["shape"][1]
+    ),
     "labels that are null or a name for each class": lambda d: d["labels"] is None or _is_list(d["labels"], str, d["outputs"][0]["shape"][1]),
     "a recommended recipe for cpu": lambda d: isinstance(d["recommended"]["cpu"], str),
 }

@@ -62,7 +62,8 @@ class Camera:
 
     def close(self):
         """Gives the camera back."""
-        self._ended = True
+        with self._news:
+            self._ended = True
         self._thread.join(timeout=1)
         self._capture.release()
 

@@ -79,7 +79,11 @@ class Classifier:
 
     def probabilities(self, x):
         """Returns the class probabilities `(classes,)` of a preprocessed picture `(1, height, width, 3)`."""
-        scores = self.model(x)[0].astype("float64")
+        scores, shape = self.model(x), self.description["outputs"][0]["shape"]
+        if scores.dtype != np.float32 or list(scores.shape) != shape:
+            received = f"{scores.dtype} {list(scores.shape)}"
+            raise InputError(f"expected float32 {shape} from the recipe {self.recipe!r}, received {received}. Export the bundle again.")
+        scores = scores[0].astype("float64")
         if self.description["output_kind"] == "probabilities":
             return scores
         scores = np.exp(scores - scores.max())

@@ -3,11 +3,12 @@
 import contextlib
 import importlib
 import os
+import struct
 import typing
 import warnings
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import InputError
 from .quiet import quietly
@@ -23,7 +24,17 @@ _FORMATS = tuple(name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", 
 # a phone, 4032x3024, come down to a quarter for 256 pixels; at 2, sharp edges would differ by 17 of 256 levels.
 _REDUCED_AT_LEAST = 2.75
 # Pillow's decoders raise all of these on damaged files.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError)
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError, AttributeError, struct.error)
+# What turns a picture upright, for each orientation of EXIF.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Opened(typing.NamedTuple):
@@ -101,22 +112,23 @@ def _open(path, preprocessing=None):
 
 
 def _load(picture, preprocessing):
-    (width, height), factor, orientation = picture.size, 1, 1
+    (width, height), factor = picture.size, 1
+    if preprocessing is not None and picture.format not in ("JPEG", "MPO"):
+        _check_pixels(width * height, picture.size)  # before the EXIF of a PNG file is looked for, which may stand behind its pixels
+    orientation = _orientation(picture)
     if preprocessing is not None:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
         turned = orientation in (5, 6, 7, 8)
         down, across = _resized((height, width) if turned else (width, height), preprocessing)
         smallest = (down, across) if turned else (across, down)
         drafted = picture.draft(None, tuple(int(_REDUCED_AT_LEAST * side) for side in smallest))
         factor = round(width / drafted[1][2]) if drafted else 1
         # Of a progressive JPEG file all coefficients have to be in memory, whatever becomes of them.
-        decoded = width * height if picture.info.get("progressive") else picture.width * picture.height
-        if decoded > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError(f"{width}x{height} pixels")
+        _check_pixels(width * height if picture.info.get("progressive") else picture.width * picture.height, (width, height))
     # Their libraries tell a terminal what is wrong with a file.
     (quietly if picture.format in ("TIFF", "JPEG2000", "AVIF") else lambda function: function())(picture.load)
     right, below = picture.width - width / factor, picture.height - height / factor
-    ImageOps.exif_transpose(picture, in_place=True)
+    if orientation in _TURNS:
+        picture = picture.transpose(_TURNS[orientation])
     if picture.mode == "F":
         raise ValueError("its values are floating-point numbers, whose range is not known")
     if picture.mode.startswith("I"):
@@ -132,12 +144,27 @@ def _load(picture, preprocessing):
     return Opened(picture, (width, height), factor, left, top)
 
 
+def _orientation(picture):
+    """Returns what EXIF says, or 1 where it says nothing or is damaged: the pixels may be whole."""
+    if picture.format == "TIFF":
+        return 1  # Pillow turns these itself.
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises what it likes.
+        return 1
+
+
+def _check_pixels(decoded, size):
+    if decoded > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"{size[0]}x{size[1]} pixels")
+
+
 def _to_eight_bits(picture):
     # Pillow hands some files of 16 bits out as 32-bit integers in the same range.
-    values = np.asarray(picture).astype("int64")
+    values = np.asarray(picture)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("its values do not fit into 16 bits")
-    return Image.fromarray((values // 257).astype("uint8"))
+    return Image.fromarray((values.astype("uint16") // 257).astype("uint8"))
 
 
 def preprocess(picture, preprocessing):

@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 import sys
+import threading
 import urllib.parse
 import webbrowser
 
@@ -139,11 +140,12 @@ class Server:
         return [socket.getsockname()[:2] for socket in self._server.sockets]
 
     async def wait(self):
-        """Serves until it is cancelled."""
-        await self._server.serve_forever()
+        """Serves until it is cancelled. `serve_forever` would first wait for every open connection, from Python 3.12 on."""
+        await asyncio.Event().wait()
 
     async def _connected(self, reader, writer):
         self._connections += 1
+        clean = False
         # A client that goes away, or is too slow, ends its own connection and nothing else; so does the end of the server, quietly.
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             if self._connections > MAX_CONNECTIONS:
@@ -152,8 +154,13 @@ class Server:
                 while await self._answer(reader, writer):
                     pass
             await _hang_up(reader, writer)
+            writer.close()
+            async with asyncio.timeout(SEND_SECONDS):
+                await writer.wait_closed()
+            clean = True
+        if not clean:
+            writer.transport.abort()  # `close` would wait without end for a client that does not read.
         self._connections -= 1
-        writer.close()
 
     async def _answer(self, reader, writer):
         """Answers one request, and returns whether the connection stays."""
@@ -294,7 +301,8 @@ def serve(bundle, samples=None, host="127.0.0.1", port=8000, open_page=False, lo
             )
         log(line)
         if open_page:
-            webbrowser.open(urls[0])
+            # A browser in a terminal returns when it ends.
+            threading.Thread(target=webbrowser.open, args=(urls[0],), daemon=True).start()
         await server.wait()
 
     with contextlib.suppress(KeyboardInterrupt):

@@ -1,7 +1,6 @@
 """What a camera sees, with a module in the place of OpenCV that stands for a camera."""
 
 import _thread
-import itertools
 import json
 import sys
 import threading
@@ -29,11 +28,21 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def opencv(monkeypatch):
-    """Puts a module in the place of OpenCV whose camera 3 gives these pictures, and then presses Ctrl-C or is unplugged."""
-    released = []
+    """Puts a module in the place of OpenCV whose camera 3 gives these pictures, and then presses Ctrl-C or is unplugged.
 
-    def plug(pictures, seconds=0.0, at_end="ctrl-c"):
-        waiting = iter(pictures)
+    It gives one when it is asked for one, or when `pace`, a semaphore, lets it.
+    """
+
+    def plug(pictures, at_end="ctrl-c", pace=None, seconds=0.0):
+        waiting, released = iter(pictures), []
+        if pace is None:
+            pace, newest = threading.Semaphore(0), camera.Camera.newest
+
+            def ask(self):
+                pace.release()
+                return newest(self)
+
+            monkeypatch.setattr(camera.Camera, "newest", ask)
 
         class VideoCapture:
             def __init__(self, number):
@@ -43,13 +52,13 @@ def opencv(monkeypatch):
                 return self.number == 3
 
             def read(self):
+                pace.acquire(timeout=60)
                 time.sleep(seconds)
                 for picture in waiting:
                     return True, picture
                 if at_end == "ctrl-c":
-                    time.sleep(0.5)
                     _thread.interrupt_main()
-                    threading.Event().wait(0.5)
+                    pace.acquire(timeout=0.5)
                 return False, None
 
             def release(self):
@@ -63,7 +72,7 @@ def opencv(monkeypatch):
 
 def test_a_line_a_picture_until_ctrl_c_then_median_and_p90_and_code_0(bundle, opencv, rng, capsys):
     pictures = rng.integers(0, 256, (3, 47, 61, 3)).astype("uint8")
-    released = opencv(pictures, seconds=0.15)
+    released = opencv(pictures)
     assert edge_main(["--camera", "3", "--bundle", str(bundle), "--top-k", "2"]) == 0
     *lines, summary = capsys.readouterr().out.splitlines()
     assert [line.split(" (")[0] for line in lines] == ["camera 3, picture 1", "camera 3, picture 2", "camera 3, picture 3"]
@@ -87,22 +96,25 @@ def test_json_is_that_of_the_picture_with_red_first(bundle, opencv, rng, tmp_pat
 
 
 def test_pictures_that_come_while_one_is_classified_are_passed_over(opencv):
-    pictures = [np.full((2, 2, 3), value, "uint8") for value in range(40)]
-    opencv(pictures, seconds=0.005)
+    pictures, pace = [np.full((2, 2, 3), value, "uint8") for value in range(40)], threading.Semaphore(0)
+    opencv(pictures, at_end="unplugged", pace=pace)
     source = camera.Camera(3)
-    seen = []
-    for _ in range(3):
+    seen, came = [], 0
+    for more in (1, 6, 4):
+        came += more
+        pace.release(more)
+        deadline = time.monotonic() + 60
+        while (source._frame is None or source._frame[0] < came) and time.monotonic() < deadline:
+            time.sleep(0.005)
         seen.append(source.newest())
-        time.sleep(0.06)
-    source._ended = True
+    pace.release()
     source.close()
-    numbers = [number for number, _ in seen]
-    assert all(later - earlier > 4 for earlier, later in itertools.pairwise(numbers)), numbers
+    assert [number for number, _ in seen] == [1, 7, 11]
     assert all((picture == number - 1).all() for number, picture in seen)
 
 
 def test_an_unplugged_camera_is_one_line_after_what_was_seen(bundle, opencv, rng, capsys):
-    released = opencv([rng.integers(0, 256, (9, 7, 3)).astype("uint8")], seconds=0.3, at_end="unplugged")
+    released = opencv([rng.integers(0, 256, (9, 7, 3)).astype("uint8")], at_end="unplugged")
     assert edge_main(["--camera", "3", "--bundle", str(bundle)]) == 2
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 1

@@ -109,6 +109,13 @@ def test_a_changed_file_is_refused_before_it_runs(copy, picture, refusal):
     assert "float32.tflite" in refusal(picture, "--bundle", copy, "--recipe", "float32")
 
 
+@pytest.mark.parametrize("shape", [[1, 0], [0, 7], [2, 7], [1, 8], [7]], ids=str)
+def test_a_shape_of_the_output_that_is_not_the_files_is_refused(copy, picture, refusal, shape):
+    edit_description(copy, lambda description: description["outputs"][0].update(shape=shape))
+    edit_description(copy, lambda description: description.update(labels=None))
+    assert "Export the bundle again" in refusal(picture, "--bundle", copy)
+
+
 @pytest.mark.parametrize("version", [2, 0, "1", None, True, [1]])
 def test_an_unknown_format_version_is_refused(copy, picture, refusal, version):
     edit_description(copy, lambda description: description.update(format_version=version))

@@ -282,3 +282,30 @@ def test_what_a_decoder_thinks_of_a_file_stays_off_standard_error(tmp_path, rng,
         open_picture(tmp_path / "photo.tif")
     os.write(2, b"still there")
     assert capfd.readouterr().err == "still there"
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "jpeg", "tiff"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0II*\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\xff\xff\xff\xff", b"Exif\0\0"], ids=["cut", "wild", "empty"]
+)
+def test_damaged_exif_leaves_a_picture_as_it_stands(kind, exif, tmp_path, rng):
+    grey = np.repeat(np.repeat(rng.integers(0, 256, (5, 7)).astype("uint8"), 8, 0), 8, 1)
+    path = tmp_path / f"picture.{kind}"
+    options = {} if kind == "tiff" else {"exif": exif}
+    Image.fromarray(grey).convert("RGB").save(path, **options, **({"lossless": True} if kind == "webp" else {}))
+    for opened in (open_picture(path), open_reduced(path, EXACT).picture):
+        assert np.abs(np.asarray(opened).astype(int)[..., 0] - grey).max() < 30
+
+
+def test_a_large_png_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    from PIL import PngImagePlugin
+
+    path = tmp_path / "large.png"
+    Image.new("1", (9600, 9400)).save(path)
+
+    def load(self):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    with pytest.raises(InputError, match="this picture is too large .9600x9400 pixels"):
+        open_reduced(path, EXACT)
