@@ -21,7 +21,7 @@ from .errors import InputError
 from .first_run import check_first_run, run_alone
 from .quiet import quietly
 
-WARM_UP, RUNS = 3, 20
+RUNS = 20
 FRESH_PROCESS_TIMEOUT = 600  # seconds
 
 # Linux counts the peak of the parent process into a child's `ru_maxrss`; VmHWM is the child's own.
@@ -57,18 +57,19 @@ def measure_latencies(runners, picture, threads, runs=RUNS):
         runners: Dictionary from recipe to a function of one picture.
         picture: float32 array `(1, height, width, channels)`.
         threads: Integer. For the record.
-        runs: Integer. How often each is timed, after three runs that are not.
+        runs: Integer. How often each is timed, after a run that is not: the threads of the model before it may still be spinning, and have left
+            another's numbers in the caches.
 
     Returns:
         Dictionary from recipe to `median` and `p90` in milliseconds, the number of `runs` and of `threads`.
     """
     times = {recipe: [] for recipe in runners}
-    for turn in range(WARM_UP + runs):
+    for _ in range(runs):
         for recipe, run in runners.items():
+            run(picture)
             started = time.perf_counter()
             run(picture)
-            if turn >= WARM_UP:
-                times[recipe].append(1000 * (time.perf_counter() - started))
+            times[recipe].append(1000 * (time.perf_counter() - started))
     return {
         recipe: {"median": float(np.median(ms)), "p90": float(np.percentile(ms, 90)), "runs": runs, "threads": threads}
         for recipe, ms in times.items()

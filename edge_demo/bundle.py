@@ -38,6 +38,13 @@ def read_bundle(folder, classifier=True):
             f"expected a bundle of format version {FORMAT_VERSION}, received {version!r:.80} in {str(path)!r}. "
             "Export the bundle again, or use the version of this program that came with it."
         )
+    if classifier and description.get("output_kind") == "features":
+        raise InputError(
+            f"expected the bundle of a classifier, received one of feature maps in {str(path)!r}. `swin-keras serve` shows maps; "
+            "for classes export a classifier."
+        )
+    if classifier and description.get("recommended") == dict.fromkeys(("cpu", "gpu", "npu")):
+        raise InputError(f"expected a .tflite file in the bundle, received a SavedModel alone, in {str(path)!r}. Export it with another recipe too.")
     for expected, holds in {**(_OF_A_CLASSIFIER if classifier else {}), **_EXPECTED}.items():
         try:
             held = holds(description)

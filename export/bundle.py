@@ -29,6 +29,7 @@ from swin_keras.version import __version__
 RANDOM_SAMPLES = 32
 # Attention shares out its ranges on this many of the calibration pictures: each takes a run in Keras.
 MIGRATED_SAMPLES = 16
+FEW_PICTURES = 32
 # What adds up along the network is shown on this many pictures: each takes a run without XNNPACK, which is slow.
 CHARTED_SAMPLES = 4
 THREADS = 2
@@ -108,6 +109,8 @@ def export_bundle(
     arguments.check_calibrated(calibration, calibrated)
     arguments.check_numbers(accuracy_budget, percentile)
     arguments.check_switches(uint8_input=uint8_input, fold_normalization=fold_normalization, migrate=migrate)
+    if accuracy_budget is not None and calibration is None and data is None:
+        raise ValueError("`accuracy_budget` is measured on `data` or `calibration`. Received: neither. Give one; on the command line, --data SRC.")
     if recipes == ["saved_model"] and (sizes or uint8_input):
         raise ValueError("`sizes` and `uint8_input` are for .tflite files. Received: recipes=['saved_model']. Add a recipe, or leave them out.")
     arguments.check_folder(folder)
@@ -272,7 +275,8 @@ class _Export:
         pictures = self._inputs[DEFAULT]
         ranges, kept, errors = None, [], None
         if RECIPES[recipe].calibrated:
-            self._log(f"{recipe}: finding the ranges of activations on {len(pictures):,} pictures")
+            few = "; some hundred are better" if len(pictures) < FEW_PICTURES else ""
+            self._log(f"{recipe}: finding the ranges of activations on {len(pictures):,} pictures{few}")
             ranges = find_ranges(source, recipe, self._inputs, percentile)
         if accuracy_budget is not None and RECIPES[recipe].has_integers:
             content, kept = sensitivity.choose(source, recipe, ranges, pictures, self._points_lost, accuracy_budget, self._log)

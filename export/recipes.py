@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import logging
 import re
 import warnings
 
@@ -285,6 +286,11 @@ def find_ranges(float32_model, recipe, pictures, percentile=100.0):
 @contextlib.contextmanager
 def _silence():
     """Keeps the quantizer's own statistics, progress bars and warnings back."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -342,6 +342,8 @@ class _Labelled:
                 f"`--data` must have the model's {len(source.labels)} classes in its order. Received: {len(images.labels)}, {images.labels[:3]}... "
                 "`swin-keras evaluate BUNDLE --data SRC` matches them by name."
             )
+        if len(images.labels) != (classes := source.model.output_shape[-1]):
+            raise ValueError(f"`--data` must have the model's {classes} classes. Received: {arguments.data} with {len(images.labels)}.")
         return images
 
 

@@ -108,15 +108,15 @@ def test_models_take_turns_and_the_first_runs_do_not_count(monkeypatch):
     def model(name, milliseconds):
         def run(picture):
             calls.append((name, picture))
-            # A second each at first, then 1, 2, ... 11 times the given time.
-            turn = calls.count((name, picture)) - bench.WARM_UP
-            clock.now += 1 if turn < 1 else turn * milliseconds / 1000
+            # By turns a second, which is not to count, and 1, 2, ... 11 times the given time.
+            turn, counts = divmod(calls.count((name, picture)), 2)
+            clock.now += 1 if counts else turn * milliseconds / 1000
 
         return run
 
     monkeypatch.setattr(bench, "time", clock)
     latencies = bench.measure_latencies({"a": model("a", 1), "b": model("b", 10)}, "picture", threads=3, runs=11)
-    assert calls == [("a", "picture"), ("b", "picture")] * (bench.WARM_UP + 11)
+    assert calls == [("a", "picture"), ("a", "picture"), ("b", "picture"), ("b", "picture")] * 11
     assert latencies["a"] == {"median": pytest.approx(6), "p90": pytest.approx(10), "runs": 11, "threads": 3}
     assert latencies["b"] == {"median": pytest.approx(60), "p90": pytest.approx(100), "runs": 11, "threads": 3}
 

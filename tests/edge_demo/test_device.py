@@ -116,6 +116,13 @@ def test_a_shape_of_the_output_that_is_not_the_files_is_refused(copy, picture, r
     assert "Export the bundle again" in refusal(picture, "--bundle", copy)
 
 
+def test_a_bundle_that_is_no_classifiers_says_what_it_is_for(copy, picture, refusal):
+    edit_description(copy, lambda description: description.update(output_kind="features"))
+    assert "received one of feature maps" in refusal(picture, "--bundle", copy)
+    edit_description(copy, lambda description: description.update(output_kind="logits", recommended=dict.fromkeys(("cpu", "gpu", "npu"))))
+    assert "received a SavedModel alone" in refusal(picture, "--bundle", copy)
+
+
 @pytest.mark.parametrize("version", [2, 0, "1", None, True, [1]])
 def test_an_unknown_format_version_is_refused(copy, picture, refusal, version):
     edit_description(copy, lambda description: description.update(format_version=version))

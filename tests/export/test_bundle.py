@@ -624,6 +624,7 @@ def test_attention_maps_of_a_backbone_are_outputs_of_the_file(tmp_path, rng):
     [
         ({"accuracy_budget": -1}, "`accuracy_budget` must be points of top-1 from 0 to 100. Received: accuracy_budget=-1"),
         ({"accuracy_budget": "0.3"}, "`accuracy_budget` must be points"),
+        ({"accuracy_budget": 0.3}, "`accuracy_budget` is measured on `data` or `calibration`. Received: neither"),
         ({"migrate": True}, "`calibration` must be pictures for migration. Received: None"),
         ({"percentile": 50}, "`percentile` must be above 50 and at most 100. Received: percentile=50"),
         ({"gelu": "relu"}, "`gelu` must be one of"),
