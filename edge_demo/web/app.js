@@ -45,7 +45,7 @@ async function start() {
   listen();
   await Promise.all([loadModel(), listSamples(setPicture)]);
   const builds = [can.threads ? "litert_wasm_threaded_internal" : "litert_wasm_internal", ...(can.gpu ? ["litert_wasm_jspi_internal"] : [])];
-  element("offline").textContent = await keepAhead(FOLDER, description, builds);
+  element("offline").textContent = await keepAhead(FOLDER, description, builds).catch(() => ""); // Storage may be full or forbidden.
 }
 
 async function findAbilities() {

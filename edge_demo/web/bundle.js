@@ -66,7 +66,7 @@ export async function readFile(folder, description, recipe, progress) {
   const file = runnable(description).find((file) => file.recipe === recipe);
   if (!file) throw new InputError(`expected one of the bundle's recipes ${names(description)}, received '${recipe}'.`);
   const path = `${folder}${file.file}`;
-  const answer = await get(folder + file.file.split("/").map(encodeURIComponent).join("/"));
+  const answer = await get(address(folder, file));
   if (answer.status === 404) throw new InputError(`expected the file '${path}', which model.json lists and which is missing. Copy the whole bundle again.`);
   const content = await readAll(answer, path, file.bytes, progress);
   const received = await sha256(content);
@@ -77,6 +77,14 @@ export async function readFile(folder, description, recipe, progress) {
     );
   }
   return content;
+}
+
+/**
+ * Where a file of a bundle is. Of its sha256 the address has the start, so that a file which was kept of an earlier export is not taken for this one.
+ * @param {string} folder @param {{file: string, sha256: string}} file
+ */
+export function address(folder, { file, sha256 }) {
+  return `${folder}${file.split("/").map(encodeURIComponent).join("/")}?sha256=${encodeURIComponent(sha256.slice(0, 12))}`;
 }
 
 /** The files that run here: a saved_model is for TensorFlow. @param {Description} description */
@@ -176,4 +184,5 @@ const EXPECTED = [
     "files with recipe, file and sha256, inside the bundle,",
     (d) => isList(d.files, (f) => isList([f.recipe, f.file, f.sha256], isString) && isInside(f.file)) && runnable(d).length > 0,
   ],
+  ["the bytes of each file, a positive number,", (d) => runnable(d).every(({ bytes }) => isWhole(bytes) && bytes > 0)],
 ];

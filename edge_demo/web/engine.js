@@ -5,7 +5,7 @@ import { decodeBitmap, decodeFile } from "./decode.js";
 import { InputError } from "./errors.js";
 import { loadAndCompile, loadLiteRt, supportsFeature, Tensor } from "./litert/core.js";
 import { drawMap } from "./maps.js";
-import { softmax } from "./numbers.js";
+import { checkNumbers, softmax } from "./numbers.js";
 import { preprocess } from "./preprocess.js";
 
 /** @typedef {"wasm" | "webgpu"} Accelerator */
@@ -35,7 +35,7 @@ import { preprocess } from "./preprocess.js";
 
 const RUNTIME = new URL("litert/wasm/", import.meta.url).href;
 
-/** @type {{description: LoadRequest["description"], compiled: import("./litert/core.js").CompiledModel, order: number[]} | null} */
+/** @type {{description: LoadRequest["description"], recipe: string, compiled: import("./litert/core.js").CompiledModel, order: number[]} | null} */
 let loaded = null;
 /** What the runtime said last about what went wrong. */
 let complaint = "";
@@ -79,7 +79,7 @@ async function load({ model, description, recipe, accelerator, threads }) {
       cpuOptions: { numThreads: threads },
       gpuOptions: { precision: recipe === "float16" ? "fp16" : "fp32" },
     });
-    loaded = { description, compiled, order: checkShapes(description, compiled, recipe) };
+    loaded = { description, recipe, compiled, order: checkShapes(description, compiled, recipe) };
     await invoke(new Float32Array(shape.reduce((a, b) => a * b))); // The first run prepares weights and shaders.
   } catch (error) {
     if (error instanceof InputError) throw error;
@@ -92,7 +92,7 @@ async function load({ model, description, recipe, accelerator, threads }) {
 /** @param {RunRequest} request @returns {Promise<Result>} */
 async function run({ picture, name, map }) {
   if (!loaded) throw new InputError("expected a model, none is loaded. Choose a recipe.");
-  const { description } = loaded;
+  const { description, recipe } = loaded;
   const started = performance.now();
   const { pixels, hidden } = await (picture instanceof Blob ? decodeFile(picture, name) : decodeBitmap(picture));
   const decoded = performance.now();
@@ -108,9 +108,12 @@ async function run({ picture, name, map }) {
   const classes = classOutput(description);
   const scores = classes && outputs[description.outputs.indexOf(classes)];
   const isProbability = description.output_kind === "probabilities" || classes?.name === "probabilities";
+  const probabilities = scores ? (isProbability ? Float64Array.from(scores) : softmax(scores)) : null;
+  const drawn = map === null ? null : drawMap(description.outputs[map], outputs[map], description.preprocessing.crop);
+  for (const values of [probabilities, drawn?.values]) if (values) checkNumbers(values, recipe, name);
   return {
-    probabilities: scores ? (isProbability ? Float64Array.from(scores) : softmax(scores)) : null,
-    map: map === null ? null : drawMap(description.outputs[map], outputs[map], description.preprocessing.crop),
+    probabilities,
+    map: drawn,
     ms: { decode: decoded - started, preprocess: prepared - decoded, inference: finished - prepared },
     width: pixels.width,
     height: pixels.height,

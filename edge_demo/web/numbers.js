@@ -1,5 +1,7 @@
 // Probabilities, the best of them, and the middle of many times.
 
+import { InputError } from "./errors.js";
+
 /**
  * @param {ArrayLike<number>} logits
  * @returns {Float64Array}
@@ -9,6 +11,17 @@ export function softmax(logits) {
   const values = Float64Array.from(logits, (logit) => Math.exp(logit - most));
   const sum = values.reduce((a, b) => a + b);
   return values.map((value) => value / sum);
+}
+
+/**
+ * As classifier.py, before anything is drawn of them.
+ * @param {Float32Array | Float64Array} values @param {string} recipe @param {string} name Of the picture.
+ * @throws {InputError} If one is NaN or infinite.
+ */
+export function checkNumbers(values, recipe, name) {
+  if (values.every(Number.isFinite)) return;
+  const remedy = "Choose wasm, or another recipe, or export the bundle again.";
+  throw new InputError(`expected numbers from the recipe '${recipe}' for '${name}', received NaN or infinity. ${remedy}`);
 }
 
 /**

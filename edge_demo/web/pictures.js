@@ -31,7 +31,9 @@ export function listenForPictures(give) {
 
 /** Shows the samples that the server has. @param {Give} give */
 export async function listSamples(give) {
-  const names = /** @type {string[]} */ (await fetch("samples.json").then((answer) => (answer.ok ? answer.json() : []), () => [])); // prettier-ignore
+  const listed = await fetch("samples.json").then((answer) => (answer.ok ? answer.json() : [])).catch(() => []); // prettier-ignore
+  /** @type {string[]} */
+  const names = Array.isArray(listed) ? listed : [];
   element("samples-part").hidden = !names.length;
   element("samples").replaceChildren(
     ...names.map((name) => {

@@ -1,7 +1,9 @@
 // The service worker: what the server gives is kept, and given back when the server cannot be reached.
 // The server comes first, so that a changed bundle is seen at once; what did not change it does not send again.
 
-const CACHE = "swin-keras-web-1";
+const OURS = "swin-keras-web-";
+const CACHE = `${OURS}2`;
+const PATIENCE = 5000; // ms for a server to begin its answer, where one is kept
 // The app. What it loads besides, the runtime, bundle and samples, is kept as it is loaded.
 const APP = [
   "./", "style.css", "manifest.webmanifest", "icon.svg", "icon-192.png", "icon-512.png",
@@ -19,7 +21,12 @@ worker.addEventListener("install", (/** @type {WorkerEvent} */ event) => {
 });
 
 worker.addEventListener("activate", (/** @type {WorkerEvent} */ event) => {
-  event.waitUntil(worker.clients.claim());
+  event.waitUntil(
+    caches
+      .keys()
+      .then((names) => Promise.all(names.filter((name) => name.startsWith(OURS) && name !== CACHE).map((name) => caches.delete(name))))
+      .then(() => worker.clients.claim()),
+  );
 });
 
 worker.addEventListener("fetch", (/** @type {WorkerEvent} */ event) => {
@@ -31,11 +38,14 @@ worker.addEventListener("fetch", (/** @type {WorkerEvent} */ event) => {
 async function answer(event) {
   const { request } = event;
   const cache = await caches.open(CACHE);
-  try {
-    const response = await fetch(request);
+  // What follows the "?" tells exports of a model apart; the page itself is the same with anything there.
+  const kept = await cache.match(request, { ignoreSearch: request.mode === "navigate", ignoreVary: true });
+  const fetched = fetch(request).then((response) => {
     if (response.status === 200) event.waitUntil(cache.put(request, response.clone()).catch(() => {})); // No room is no error.
     return response;
-  } catch {
-    return (await cache.match(request, { ignoreSearch: true, ignoreVary: true })) ?? Response.error();
-  }
+  });
+  if (!kept) return fetched.catch(() => Response.error());
+  event.waitUntil(fetched.catch(() => {})); // One that comes late is kept for the next time.
+  const late = new Promise((resolve) => setTimeout(resolve, PATIENCE, kept));
+  return Promise.race([fetched, late]).catch(() => kept);
 }

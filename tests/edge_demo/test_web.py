@@ -108,6 +108,16 @@ def test_numbers_are_numpys(node, rng):
     assert node(request, {**request, "threshold": 0.2}, {**request, "count": 99}) == [[1, 3, 0, 2], [1, 3, 0], [1, 3, 0, 2, 4]]
 
 
+def test_numbers_that_are_none_are_refused(node, rng):
+    values = rng.standard_normal(11).astype("float32")
+    request = {"name": "checkNumbers", "recipe": "float16", "picture": "a.png"}
+    assert node({**request, "content": values.tobytes()}) == [None]
+    for wrong in (np.nan, np.inf, -np.inf):
+        values[7] = wrong
+        (message,) = node({**request, "content": values.tobytes()})
+        assert message.startswith("expected numbers from the recipe 'float16' for 'a.png', received NaN or infinity. Choose wasm, or another recipe")
+
+
 def changed(**changes):
     files = [{"recipe": "float32", "file": "float32.tflite", "bytes": 7, "sha256": "0" * 64}]
     return {**DESCRIPTION, "files": files, **changes}
@@ -162,7 +172,9 @@ def test_a_right_description_is_read_and_unknown_keys_are_left_alone(node):
     both = changed(outputs=[*features["outputs"], *DESCRIPTION["outputs"]])
     for description in (changed(), changed(labels=None), changed(signatures={"serving_default": {}}), features, both):
         assert node({"name": "readBundle", "content": json.dumps(description).encode()}) == [None]
-    for wrong in (changed(outputs=[]), changed(output_kind="boxes"), changed(outputs=[{"name": "logits", "index": 0, "shape": [2]}])):
+    (file,) = changed()["files"]
+    sizes = [changed(files=[{**file, "bytes": size}]) for size in (None, 0, -7, 7.5, "7")]
+    for wrong in (changed(outputs=[]), changed(output_kind="boxes"), changed(outputs=[{"name": "logits", "index": 0, "shape": [2]}]), *sizes):
         assert "Export the bundle again." in node({"name": "readBundle", "content": json.dumps(wrong).encode()})[0]
     assert "expected JSON in 'bundle/model.json'" in node({"name": "readBundle", "content": b'{"format'})[0]
 
@@ -347,6 +359,8 @@ def served(tmp_path_factory):
     description["files"].append({**description["files"][0], "recipe": "int16x8"})
     description["signatures"] = {"serving_default": {"inputs": ["image"]}}
     (folder / "bundle" / "model.json").write_text(json.dumps(description, indent=2))
+    last = next(weight for weight in model.weights if weight.path == "layers_1_blocks_1/mlp/fc2/bias")  # It stands in the file as it is.
+    write_other(folder, np.asarray(last))
     backbone = randomize(swin_keras.create_backbone(name, input_shape=shape, return_attention=True))
     export_bundle(backbone, folder / "features", recipes=["float32"], preprocessing=settings)
 
@@ -373,6 +387,19 @@ def served(tmp_path_factory):
     return folder
 
 
+def write_other(folder, bias):
+    """Writes a bundle whose float32 file gives no numbers: a bias of the bundle's is NaN in it."""
+    shutil.copytree(folder / "bundle", folder / "other")
+    path = folder / "other" / "float32.tflite"
+    content = path.read_bytes()
+    assert content.count(bias.tobytes()) == 1
+    path.write_bytes(content.replace(bias.tobytes(), np.full_like(bias, np.nan).tobytes()))
+    description = json.loads((folder / "other" / "model.json").read_text())
+    for file in description["files"]:
+        file["sha256"] = hashlib.sha256((folder / "other" / file["file"]).read_bytes()).hexdigest()
+    (folder / "other" / "model.json").write_text(json.dumps(description))
+
+
 @pytest.fixture(scope="module")
 def seen(browser, served):
     """What suite.mjs reports. SWIN_WEB_SCREENSHOTS names a folder for pictures of the page."""
@@ -381,6 +408,7 @@ def seen(browser, served):
         "root": str(ROOT),
         "bundle": str(served / "bundle"),
         "features": str(served / "features"),
+        "other": str(served / "other"),
         "samples": str(served / "samples"),
         "classified": CLASSIFIED,
         "settings": SETTINGS,
@@ -607,6 +635,16 @@ def test_after_one_visit_the_page_works_without_its_server(part):
     assert facts["gpu"][0]["probability"] == pytest.approx(facts["float32"][0]["probability"], abs=1e-3)
     # The contexts of these tests are private windows, which is all that keeps the page from being installed there.
     assert [error["errorId"] for error in facts["installable"]["installabilityErrors"]] == ["in-incognito"] and facts["manifest"] == []
+
+
+@pytest.mark.slow
+def test_a_bundle_that_took_anothers_place_is_the_one_that_is_kept(part, served):
+    facts = part("replaced")
+    sha256 = {file["file"]: file["sha256"] for file in json.loads((served / "other" / "model.json").read_text())["files"]}
+    kept = [re.fullmatch(r"http://[^/]+/bundle/(.+\.tflite)\?sha256=(\w{12})", url).groups() for url in facts["kept"]]
+    assert sorted(kept) == sorted((file, digits[:12]) for file, digits in sha256.items())
+    assert facts["running"].startswith("float32 runs on wasm") and facts["rows"] == 0
+    assert facts["problem"].startswith(f"Expected numbers from the recipe 'float32' for '{CLASSIFIED[0]}', received NaN or infinity. Choose wasm")
 
 
 @pytest.mark.slow

@@ -4,13 +4,14 @@ import { readFileSync } from "node:fs";
 import { readBundle } from "../../../edge_demo/web/bundle.js";
 import { readOrientation } from "../../../edge_demo/web/exif.js";
 import { drawMap } from "../../../edge_demo/web/maps.js";
-import { best, quantile, softmax } from "../../../edge_demo/web/numbers.js";
+import { best, checkNumbers, quantile, softmax } from "../../../edge_demo/web/numbers.js";
 import { preprocess } from "../../../edge_demo/web/preprocess.js";
 import { digest } from "../../../edge_demo/web/sha256.js";
 
 const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
 const text = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
 const floats = (content) => new Float32Array(bytes(content).buffer);
+const refusal = (error) => (error.name === "InputError" ? error.message : `not an InputError: ${error.stack}`);
 
 const run = {
   preprocess({ width, height, data, preprocessing }) {
@@ -19,7 +20,10 @@ const run = {
   },
   async readBundle({ content }) {
     globalThis.fetch = async () => new Response(bytes(content));
-    return readBundle("bundle/").then(() => null, (error) => (error.name === "InputError" ? error.message : `not an InputError: ${error.stack}`));
+    return readBundle("bundle/").then(() => null, refusal);
+  },
+  async checkNumbers({ content, recipe, picture }) {
+    return Promise.resolve().then(() => checkNumbers(floats(content), recipe, picture)).then(() => null, refusal); // prettier-ignore
   },
   sha256: ({ content }) => Buffer.from(digest(bytes(content))).toString("hex"),
   orientation: ({ content }) => readOrientation(bytes(content)),

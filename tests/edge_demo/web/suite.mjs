@@ -1,5 +1,5 @@
 // Drives the real page in headless Chromium, for test_web.py: `node suite.mjs CONFIG.json` prints what was seen, a JSON object; what should have been
-// seen is for Python to say. CONFIG: python, root, bundle, features (bundles), samples, classified (names of samples), screenshots (a folder or null).
+// seen is for Python to say. CONFIG: python, root, bundle, features, other (bundles), samples, classified (names of samples), screenshots (a folder or null).
 
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -286,6 +286,33 @@ const checks = {
     const client = await context.newCDPSession(page);
     facts.installable = await client.send("Page.getInstallabilityErrors");
     facts.manifest = (await client.send("Page.getAppManifest")).errors;
+    await context.close();
+    return facts;
+  },
+
+  /** A bundle in the place of another, whose files have the same names; then without the server. Of its float32 file the classes are no numbers. */
+  async replaced() {
+    let own = await serve(config.bundle);
+    const { page, context } = await open(own.url);
+    const visited = () => page.waitForFunction(() => document.getElementById("offline").textContent);
+    await visited();
+    await own.stop();
+    own = await serve(config.other, new URL(own.url).port);
+    await page.reload();
+    await visited();
+    await classifySample(page, config.classified[0]);
+    await own.stop();
+    await page.reload();
+    await choose(page, "#recipe", "float32");
+    const facts = { running: await text(page, "#running") };
+    await page.click(`#samples button[data-name="${config.classified[0]}"]`);
+    await page.waitForSelector("#problem:not([hidden])");
+    facts.problem = await text(page, "#problem-text");
+    facts.rows = await page.$$eval("#classes li", (rows) => rows.length);
+    facts.kept = await page.evaluate(async () => {
+      const keys = await Promise.all((await caches.keys()).map(async (name) => (await caches.open(name)).keys()));
+      return keys.flat().map(({ url }) => url).filter((url) => url.includes(".tflite")); // prettier-ignore
+    });
     await context.close();
     return facts;
   },
