@@ -25,15 +25,18 @@ const camera = new Camera(element("video"));
 
 /** @type {import("./bundle.js").Description} */
 let description;
-/** The model that runs, or will: it is there before its file is. @type {{client: Client, ready: Promise<boolean>} | null} */
+/** @typedef {{client: Client, download: AbortController, ready: Promise<boolean>}} Model */
+/** The model that runs, or will: it is there before its file is. @type {Model | null} */
 let model = null;
-/** The picture on the page, unless the camera runs. @type {{blob: Blob, name: string} | null} */
+/** @typedef {{blob: Blob, name: string}} Picture */
+/** The picture on the page, unless the camera runs. @type {Picture | null} */
 let picture = null;
 /** @type {import("./engine.js").Result & {of: string} | null} */
 let result = null;
-/** Whether the worker has a picture, and whether another is wanted after it: only ever the newest. */
+/** Whether the worker has a picture of the page, and which, with which model and map. */
 let busy = false;
-let again = false;
+/** @type {{picture: Picture, model: Model, map: number | null} | null} */
+let asked = null;
 /** What this browser can do here. */
 const can = { gpu: false, threads: false };
 
@@ -92,27 +95,30 @@ function enableThreads() {
 
 /** Loads the chosen recipe for the chosen accelerator into a new worker. */
 async function loadModel() {
+  model?.download.abort();
   model?.client.close();
   hideProblem();
-  const client = new Client();
+  const [client, download] = [new Client(), new AbortController()];
   const [recipe, accelerator] = [controls.recipe.value, /** @type {import("./engine.js").Accelerator} */ (controls.accelerator.value)];
   const threads = Number(controls.threads.value);
-  const own = { client, ready: prepare(client, recipe, accelerator, threads) };
+  const own = { client, download, ready: prepare(client, download.signal, recipe, accelerator, threads) };
   model = own;
-  if ((await own.ready) && model === own && picture) classify();
+  if (await own.ready) await classify();
 }
 
 /**
- * @param {Client} client @param {string} recipe @param {import("./engine.js").Accelerator} accelerator @param {number} threads
+ * @param {Client} client @param {AbortSignal} signal @param {string} recipe @param {import("./engine.js").Accelerator} accelerator @param {number} threads
  * @returns {Promise<boolean>} Whether it runs.
  */
-async function prepare(client, recipe, accelerator, threads) {
+async function prepare(client, signal, recipe, accelerator, threads) {
   const current = () => model?.client === client;
   try {
     showRunning("loading", `Loading ${recipe} …`, 0);
-    const content = await readFile(FOLDER, description, recipe, (received, expected) => {
+    /** @type {import("./bundle.js").Progress} */
+    const progress = (received, expected) => {
       if (current()) showRunning("loading", `Loading ${recipe} …`, Math.min(1, received / expected));
-    });
+    };
+    const content = await readFile(FOLDER, description, recipe, progress, signal);
     if (!current()) return false;
     showRunning("loading", `Preparing ${recipe} for ${accelerator} …`);
     showRan(await client.load({ model: content, description, recipe, accelerator, threads }), recipe);
@@ -140,8 +146,8 @@ function showRan({ accelerator, whole, threads, adapter }, recipe) {
 /** @param {Blob} blob @param {string} name */
 async function setPicture(blob, name) {
   stopCamera();
+  clearResult();
   picture = { blob, name };
-  result = null;
   const shown = /** @type {HTMLImageElement} */ (element("shown"));
   URL.revokeObjectURL(shown.src);
   shown.src = URL.createObjectURL(blob);
@@ -159,35 +165,56 @@ function showStage(which) {
   showMap(null, description.preprocessing.crop, 0);
 }
 
-/** Classifies the picture on the page. Asked again meanwhile, it does so once more afterwards. */
+/** Nothing stands beside a picture that is not of it. */
+function clearResult() {
+  result = null;
+  delete element("classes").dataset.picture;
+  showClasses([], "");
+  showTimes([], "");
+}
+
+/** Classifies the picture on the page, and what is chosen meanwhile afterwards: only ever the newest. */
 async function classify() {
-  if (busy) again = true;
-  if (busy || !picture || !model) return;
+  if (busy) return;
   busy = true;
-  const { blob, name } = picture;
-  const { client, ready } = model;
-  try {
-    if (await ready) {
-      const answer = await client.run({ picture: blob, name, map: chosenMap() });
-      if (!again) {
-        result = { ...answer, of: name };
-        hideProblem();
-        showResult();
-        showTimes([result.ms], "");
-      }
-    }
-  } catch (error) {
-    if (!(error instanceof ClosedError) && !again) {
-      showClasses([], "No result.");
-      showTimes([], "");
-      showProblem(error, () => (picture ? classify() : undefined));
-    }
+  while (picture && model && !isAsked()) {
+    asked = { picture, model, map: chosenMap() };
+    await classifyOnce(picture, model, asked.map);
   }
   busy = false;
-  if (again) {
-    again = false;
-    await classify();
+}
+
+/** Whether what was asked last is still what is chosen. */
+function isAsked() {
+  return asked !== null && asked.picture === picture && asked.model === model && asked.map === chosenMap();
+}
+
+/** @param {Picture} picture @param {Model} model @param {number | null} map */
+async function classifyOnce({ blob, name }, { client, ready }, map) {
+  try {
+    if (!(await ready)) return;
+    const answer = await client.run({ picture: blob, name, map });
+    if (!isAsked()) return;
+    result = { ...answer, of: name };
+    hideProblem();
+    showResult();
+    showTimes([result.ms], "");
+  } catch (error) {
+    if (error instanceof ClosedError || !isAsked()) return;
+    clearResult();
+    showNote("classes-note", "No result.");
+    showFailure(error, () => {
+      asked = null;
+      classify();
+    });
   }
+}
+
+/** Says why a picture has no classes. Where the worker ended, another has to come first. @param {unknown} error @param {() => void} retry */
+function showFailure(error, retry) {
+  const ended = model?.client.ended;
+  if (ended) showRunning("none", "Nothing runs.");
+  showProblem(error, ended ? loadModel : retry);
 }
 
 function chosenMap() {
@@ -227,52 +254,61 @@ function explainMap() {
 async function toggleCamera() {
   if (camera.running) return stopCamera();
   hideProblem();
-  try {
-    await camera.start();
-  } catch (error) {
-    return showProblem(error, toggleCamera);
-  }
-  picture = null;
-  result = null;
   markSample(null);
-  showStage("video");
-  element("camera").setAttribute("aria-pressed", "true");
-  element("camera").textContent = "Stop camera";
-  element("classes").setAttribute("aria-live", "off"); // Nobody can listen to ten results a second.
-  await watch();
+  try {
+    const stream = await camera.start();
+    if (!stream) return; // Something else was chosen meanwhile.
+    clearResult();
+    picture = null;
+    showStage("video");
+    element("camera").setAttribute("aria-pressed", "true");
+    element("camera").textContent = "Stop camera";
+    element("classes").setAttribute("aria-live", "off"); // Nobody can listen to ten results a second.
+    await watch(stream);
+  } catch (error) {
+    stopCamera();
+    showFailure(error, toggleCamera);
+  }
 }
 
+/** Takes the camera's last picture and its classes away, if it runs. */
 function stopCamera() {
+  const ran = camera.running;
   camera.stop();
+  if (!ran) return;
+  picture = null;
+  clearResult();
+  element("drop").classList.remove("filled");
   element("camera").setAttribute("aria-pressed", "false");
   element("camera").textContent = "Camera";
   element("classes").setAttribute("aria-live", "polite");
 }
 
-/** Classifies what the camera sees, one picture at a time. */
-async function watch() {
+/** Classifies what the camera sees, one picture at a time. @param {MediaStream} stream */
+async function watch(stream) {
   /** @type {import("./engine.js").Result["ms"][]} */
   const times = [];
   let [seen, dropped] = [0, 0];
-  for await (const next of camera.pictures()) {
-    const running = model;
+  let last = model;
+  for await (const next of camera.pictures(stream)) {
+    const [running, map] = [model, chosenMap()];
     if (!running || !(await running.ready)) {
       next.picture.close();
       await new Promise((wait) => setTimeout(wait, 200));
       continue;
     }
+    if (running !== last) times.length = seen = dropped = 0; // The times of a model are its own.
+    last = running;
+    let answer;
     try {
-      const answer = await running.client.run({ picture: next.picture, name: "camera", map: chosenMap() });
-      if (!camera.running) return;
-      result = { ...answer, of: "camera" };
+      answer = await running.client.run({ picture: next.picture, name: "camera", map });
     } catch (error) {
-      if (error instanceof ClosedError) {
-        times.length = seen = dropped = 0; // Another model came: its times are its own.
-        continue;
-      }
-      stopCamera();
-      return showProblem(error, toggleCamera);
+      if (error instanceof ClosedError || !camera.shows(stream)) continue;
+      throw error;
     }
+    if (!camera.shows(stream)) return;
+    if (running !== model || map !== chosenMap()) continue;
+    result = { ...answer, of: "camera" };
     times.push(result.ms);
     if (times.length > LIVE_TIMES) times.shift();
     seen++;

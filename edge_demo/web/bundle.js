@@ -58,15 +58,15 @@ export async function readBundle(folder) {
 
 /**
  * Reads the .tflite file of a recipe.
- * @param {string} folder @param {Description} description @param {string} recipe @param {Progress} [progress]
+ * @param {string} folder @param {Description} description @param {string} recipe @param {Progress} [progress] @param {AbortSignal} [signal]
  * @returns {Promise<ArrayBuffer>} Whose sha256 is that of model.json.
  * @throws {InputError} If the bundle lacks the recipe or its file, or the file was changed.
  */
-export async function readFile(folder, description, recipe, progress) {
+export async function readFile(folder, description, recipe, progress, signal) {
   const file = runnable(description).find((file) => file.recipe === recipe);
   if (!file) throw new InputError(`expected one of the bundle's recipes ${names(description)}, received '${recipe}'.`);
   const path = `${folder}${file.file}`;
-  const answer = await get(address(folder, file));
+  const answer = await get(address(folder, file), signal);
   if (answer.status === 404) throw new InputError(`expected the file '${path}', which model.json lists and which is missing. Copy the whole bundle again.`);
   const content = await readAll(answer, path, file.bytes, progress);
   const received = await sha256(content);
@@ -106,11 +106,11 @@ export function classOutput({ output_kind: kind, outputs }) {
   return named ?? (["logits", "probabilities"].includes(kind) ? outputs[0] : undefined);
 }
 
-/** @param {string} path */
-async function get(path) {
+/** @param {string} path @param {AbortSignal} [signal] */
+async function get(path, signal) {
   let answer;
   try {
-    answer = await fetch(path);
+    answer = await fetch(path, { signal });
   } catch {
     throw new InputError(
       `expected '${path}' from the server, which does not answer, and this browser has not kept it. ` +

@@ -11,6 +11,8 @@ export class Client {
   /** @type {Map<number, {resolve: (result: any) => void, reject: (error: Error) => void}>} */
   #waiting = new Map();
   #last = 0;
+  /** Why it ended. @type {Error | null} */
+  #ended = null;
 
   constructor() {
     this.#worker.onmessage = ({ data: { id, result, error } }) => {
@@ -41,7 +43,11 @@ export class Client {
     return this.#ask({ kind: "run", ...options }, options.picture instanceof ImageBitmap ? [options.picture] : []);
   }
 
-  /** Ends the worker; what it still owed is refused. */
+  get ended() {
+    return this.#ended !== null;
+  }
+
+  /** Ends the worker; what it still owed, and what it is asked later, is refused. */
   close() {
     this.#end(new ClosedError("closed"));
   }
@@ -49,6 +55,7 @@ export class Client {
   /** @param {LoadRequest | RunRequest} request @param {Transferable[]} moved @returns {Promise<any>} */
   #ask(request, moved) {
     return new Promise((resolve, reject) => {
+      if (this.#ended) return reject(this.#ended);
       this.#waiting.set(++this.#last, { resolve, reject });
       this.#worker.postMessage({ id: this.#last, ...request }, moved);
     });
@@ -56,6 +63,7 @@ export class Client {
 
   /** @param {Error} error */
   #end(error) {
+    this.#ended ??= error;
     this.#worker.terminate();
     for (const { reject } of this.#waiting.values()) reject(error);
     this.#waiting.clear();

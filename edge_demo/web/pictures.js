@@ -5,6 +5,9 @@ import { element, showPixels, showProblem } from "./view.js";
 
 /** @typedef {(picture: Blob, name: string) => unknown} Give Is told of each picture. */
 
+/** Counts what was chosen: a sample that comes after another choice is no longer wanted. */
+let chosen = 0;
+
 /** @param {Give} give */
 export function listenForPictures(give) {
   const file = /** @type {HTMLInputElement} */ (element("file"));
@@ -52,21 +55,25 @@ export async function listSamples(give) {
 
 /** @param {string} name @param {Give} give */
 async function openSample(name, give) {
+  const own = markSample(name);
   try {
     const answer = await fetch(`samples/${encodeURIComponent(name)}`);
     if (!answer.ok) throw new InputError(`expected the sample '${name}', which is no longer there. Reload the page.`);
-    markSample(name);
-    await give(await answer.blob(), name);
+    const picture = await answer.blob();
+    if (own === chosen) await give(picture, name);
   } catch (error) {
+    if (own !== chosen) return;
+    markSample(null);
     const offline = new InputError(`expected the sample '${name}' from the server, which does not answer, and this browser has not kept it. Open a file.`);
     showProblem(error instanceof InputError ? error : offline, () => openSample(name, give));
   }
 }
 
-/** @param {string | null} name `null`: the picture is none of them. */
+/** @param {string | null} name `null`: the picture is none of them. @returns {number} Which choice this is. */
 export function markSample(name) {
   const buttons = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("#samples button"));
   for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.name === name));
+  return ++chosen;
 }
 
 /** @param {FileList | null | undefined} files @param {Give} give */

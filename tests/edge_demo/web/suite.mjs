@@ -209,15 +209,60 @@ const checks = {
     facts.aloud = await page.getAttribute("#classes", "aria-live");
     facts.button = await page.$eval("#camera", (button) => [button.textContent, button.getAttribute("aria-pressed")]);
     await page.evaluate(() => (window.slow = 0));
-    // Another model while the camera runs.
+    // Another model while the camera runs: what is counted begins again.
+    await page.evaluate(() => {
+      window.counts = [];
+      new MutationObserver(() => window.counts.push(Number(document.getElementById("live-note").textContent.match(/(\d+) pictures/)?.[1]))).observe(
+        document.getElementById("live-note"),
+        { childList: true },
+      );
+    });
     await choose(page, "#recipe", "float16");
-    await live();
+    await page.waitForFunction(() => window.counts.slice(window.counts.indexOf(1)).length >= 5);
+    facts.counts = await page.evaluate(() => window.counts);
     facts.switched = await text(page, "#running");
     await shot(page, "camera");
     await page.click("#camera");
     await page.waitForTimeout(300);
     facts.stopped = await page.evaluate(() => [document.getElementById("video").srcObject, document.getElementById("camera").textContent]);
+    facts.emptied = await page.$$eval("#classes li", (rows) => rows.length);
     facts.sampleAfter = await classifySample(page, config.classified[0]);
+
+    // Stopped and started again at once, one loop runs, of one camera: each count comes once.
+    await page.click("#camera");
+    await live();
+    await page.evaluate(() => {
+      window.counts = [];
+      for (let i = 0; i < 2; i++) document.getElementById("camera").click();
+    });
+    await page.waitForFunction(() => window.counts.slice(window.counts.indexOf(1)).length >= 8);
+    facts.restarted = await page.evaluate(() => window.counts);
+    // Two clicks while the permission is asked for, and a sample that is chosen meanwhile.
+    await page.click("#camera");
+    await page.evaluate(() => {
+      const { getUserMedia } = navigator.mediaDevices;
+      window.streams = [];
+      window.release = [];
+      navigator.mediaDevices.getUserMedia = async (wanted) => {
+        await new Promise((resolve) => window.release.push(resolve));
+        window.streams.push(await getUserMedia.call(navigator.mediaDevices, wanted));
+        return window.streams.at(-1);
+      };
+      for (let i = 0; i < 2; i++) document.getElementById("camera").click();
+    });
+    facts.chosenMeanwhile = await classifySample(page, config.classified[1]);
+    await page.evaluate(() => window.release.forEach((resolve) => resolve()));
+    await page.waitForFunction(() => window.streams.length === 2);
+    await page.waitForTimeout(300);
+    const running = () => window.streams.flatMap((stream) => stream.getTracks()).filter(({ readyState }) => readyState === "live").length;
+    facts.late = [await page.evaluate(running), await page.isVisible("#shown"), await page.isVisible("#video")];
+    // A camera that is pulled out.
+    await page.click("#camera");
+    await page.evaluate(() => window.release.at(-1)());
+    await live();
+    await page.evaluate(() => window.streams.at(-1).getTracks().forEach((track) => track.stop()));
+    await page.waitForSelector("#problem:not([hidden])");
+    facts.ended = [await text(page, "#problem-text"), await page.getAttribute("#camera", "aria-pressed")];
     await context.close();
 
     const denied = await open(server.url, {}, () => {
@@ -228,6 +273,55 @@ const checks = {
     await denied.page.waitForSelector("#problem:not([hidden])");
     facts.denied = await text(denied.page, "#problem-text");
     await denied.context.close();
+    return { ...facts, seen };
+  },
+
+  /** What was chosen last is what is shown; and a worker that ends. */
+  async chosen() {
+    const { page, seen, context } = await open(server.url, {}, slowWorkers, "no service worker");
+    await page.waitForSelector(READY);
+    const [first, second] = config.classified;
+    const facts = { before: await classifySample(page, first) };
+    // Another picture: nothing of the one before stands beside it.
+    await page.evaluate(() => (window.slow = 1500));
+    await page.click(`#samples button[data-name="${second}"]`);
+    await page.waitForFunction((name) => document.getElementById("shown").alt.endsWith(name), second);
+    facts.between = await page.$$eval("#classes li, #times td", (cells) => cells.map(({ textContent }) => textContent));
+    await page.click(`#samples button[data-name="${first}"]`);
+    facts.after = await classes(page, first);
+    await page.evaluate(() => (window.slow = 0));
+
+    // A sample that comes later than one that was chosen after it.
+    const release = [];
+    await page.route(`**/samples/${second}`, (route) => release.push(route));
+    await page.click(`#samples button[data-name="${second}"]`);
+    await page.waitForFunction((name) => document.querySelector(`#samples [data-name="${name}"]`).ariaPressed === "true", second);
+    await page.evaluate(() => delete document.getElementById("classes").dataset.picture);
+    await classifySample(page, first);
+    for (const route of release) await route.continue();
+    await page.waitForTimeout(500);
+    facts.late = await page.$eval("#shown", (image) => image.alt);
+
+    // A download that is no longer wanted is given up, and holds up nothing; a picture that is chosen meanwhile is classified once.
+    const failed = new Promise((resolve) => page.on("requestfailed", (request) => resolve(request.url())));
+    await page.route("**/float16.tflite*", () => {});
+    await page.selectOption("#recipe", "float16");
+    await page.waitForFunction(() => document.getElementById("running").textContent.startsWith("Loading float16"));
+    await page.evaluate(() => (window.runs = 0));
+    await page.setInputFiles("#file", join(config.samples, config.classified[2]));
+    await choose(page, "#recipe", "float32");
+    facts.superseded = [await classes(page, config.classified[2]), await failed];
+    await page.waitForTimeout(300);
+    facts.runs = await page.evaluate(() => window.runs);
+
+    // A worker that ends while nobody waits for it.
+    await page.evaluate(() => window.workers.at(-1).dispatchEvent(new ErrorEvent("error", { message: "out of memory", cancelable: true })));
+    await page.setInputFiles("#file", join(config.samples, config.classified[1]));
+    await page.waitForSelector("#problem:not([hidden])");
+    facts.died = [await text(page, "#problem-text"), await text(page, "#running")];
+    await page.click("#retry");
+    facts.revived = await classes(page, config.classified[1]);
+    await context.close();
     return { ...facts, seen };
   },
 
@@ -466,13 +560,16 @@ async function give([kind, name]) {
   target.dispatchEvent(kind === "drop" ? new DragEvent("drop", { ...options, dataTransfer: files }) : new ClipboardEvent("paste", { ...options, clipboardData: files }));
 }
 
-/** In the page, before its scripts: holds up what workers are asked by `slow` milliseconds, and counts how much they are asked at once. */
-function slowWorkers() {
-  Object.assign(window, { slow: 0, mostAtOnce: 0 });
+/** In the page, before its scripts: holds up what workers are asked by `slow` milliseconds, and counts how much they are asked, and at once. */
+function slowWorkers(without) {
+  if (without === "no service worker") Object.defineProperty(Navigator.prototype, "serviceWorker", { value: undefined });
+  Object.assign(window, { slow: 0, mostAtOnce: 0, runs: 0, workers: [] });
   let atOnce = 0;
   const { postMessage } = Worker.prototype;
   Worker.prototype.postMessage = function (message, moved) {
+    if (!window.workers.includes(this)) window.workers.push(this);
     if (message.kind === "run") {
+      window.runs++;
       window.mostAtOnce = Math.max(window.mostAtOnce, ++atOnce);
       this.addEventListener("message", () => atOnce--, { once: true });
     }
