@@ -2,7 +2,7 @@
 
 import { InputError } from "./errors.js";
 import { readOrientation } from "./exif.js";
-import { readPng } from "./png.js";
+import { checkSize, readPng } from "./png.js";
 
 /** @typedef {import("./resample.js").Pixels} Pixels */
 /** @typedef {{pixels: Pixels, hidden: boolean}} Decoded `hidden`: it has colours behind transparency that the browser keeps to itself. */
@@ -37,16 +37,23 @@ export async function decodeFile(file, name) {
       const { pixels, orientation } = await readPng(new Uint8Array(await file.arrayBuffer()));
       return { pixels: turn(pixels, orientation), hidden: false };
     }
-    // Not every browser turns a WebP file.
-    const orientation = kind === "webp" ? webpOrientation(new Uint8Array(await file.arrayBuffer())) : 1;
-    const bitmap = await createImageBitmap(file, { ...AS_STORED, imageOrientation: kind === "webp" ? "none" : "from-image" });
-    const { pixels, hidden } = await decodeBitmap(bitmap, kind !== "gif");
+    // Browsers turn a file as it says, but not every browser a WebP file.
+    const { stored, orientation } = kind === "webp" ? await hideOrientation(file) : { stored: file, orientation: 1 };
+    const { pixels, hidden } = await decodeBitmap(await createImageBitmap(stored, AS_STORED), kind !== "gif");
     return { pixels: turn(pixels, orientation), hidden };
   } catch (error) {
-    const { message } = /** @type {Error} */ (error);
-    const problem = error instanceof InputError ? message : `this picture is damaged (${message.replace(/\.$/, "")})`;
-    throw new InputError(`expected a picture file, received '${name}': ${problem}. Give a PNG, JPEG or WebP file.`);
+    throw new InputError(`expected a picture file, received '${name}': ${explain(/** @type {Error} */ (error))}. Give a PNG, JPEG or WebP file.`);
   }
+}
+
+/** What is wrong with a picture, or with this browser, and what helps. @param {Error} error @returns {string} */
+export function explain({ name, message }) {
+  if (name === "InputError") return message;
+  const said = message.replace(/\.$/, "");
+  if (["InvalidStateError", "EncodingError"].includes(name)) return `this picture is damaged (${said})`;
+  if (name === "RangeError") return "it takes more memory than this browser gives: give a smaller picture";
+  if (["NotReadableError", "NotFoundError"].includes(name)) return "it cannot be read: save it on this device first";
+  return `this browser lacks what reading it takes (${said}): update it`;
 }
 
 /**
@@ -56,7 +63,17 @@ export async function decodeFile(file, name) {
  * @returns {Promise<Decoded>}
  */
 export async function decodeBitmap(bitmap, keepsColours = true) {
+  try {
+    return await readPixels(bitmap, keepsColours);
+  } finally {
+    bitmap.close();
+  }
+}
+
+/** @param {ImageBitmap} bitmap @param {boolean} keepsColours @returns {Promise<Decoded>} */
+async function readPixels(bitmap, keepsColours) {
   const { width, height } = bitmap;
+  checkSize(width, height);
   const canvas = new OffscreenCanvas(Math.min(width, PIECE.width), Math.min(height, PIECE.height));
   const context = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
   context.globalCompositeOperation = "copy";
@@ -82,7 +99,6 @@ export async function decodeBitmap(bitmap, keepsColours = true) {
       }
     }
   }
-  bitmap.close();
   return { pixels: { width, height, data }, hidden };
 }
 
@@ -93,14 +109,17 @@ function isOpaque(pixels) {
 }
 
 /**
- * Reads colours that are not multiplied with their transparency, as a canvas would.
+ * Reads colours that are not multiplied with their transparency, as a canvas would, and closes what they are of.
  * @param {ImageBitmap} bitmap
  * @returns {Uint8Array | null} `null` where there is no WebGL.
  */
 function readStraight(bitmap) {
   const { width, height } = bitmap;
   const gl = new OffscreenCanvas(1, 1).getContext("webgl2");
-  if (!gl) return null;
+  if (!gl) {
+    bitmap.close();
+    return null;
+  }
   gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
   gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
   gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
@@ -113,15 +132,20 @@ function readStraight(bitmap) {
   return pixels;
 }
 
-/** Finds what a WebP file says of how the camera was held. @param {Uint8Array} file */
-function webpOrientation(file) {
-  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  for (let at = 12; at + 8 <= file.length; ) {
+/** Gives a WebP file in which no browser finds how the camera was held, and what it says of that. @param {Blob} file */
+async function hideOrientation(file) {
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  const view = new DataView(bytes.buffer);
+  if (bytes[15] === 0x58) bytes[20] &= ~8; // VP8X says that it has such a chunk.
+  for (let at = 12; at + 8 <= bytes.length; ) {
     const length = view.getUint32(at + 4, true);
-    if (String.fromCharCode(...file.subarray(at, at + 4)) === "EXIF") return readOrientation(file.subarray(at + 8, at + 8 + length));
+    if (String.fromCharCode(...bytes.subarray(at, at + 4)) === "EXIF") {
+      bytes.set([0x78, 0x78, 0x78, 0x78], at); // A chunk that nobody knows is passed over.
+      return { stored: new Blob([bytes], { type: file.type }), orientation: readOrientation(bytes.subarray(at + 8, at + 8 + length)) };
+    }
     at += 8 + length + (length % 2);
   }
-  return 1;
+  return { stored: file, orientation: 1 };
 }
 
 /**

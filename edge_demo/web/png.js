@@ -5,7 +5,7 @@ import { readOrientation } from "./exif.js";
 
 /** @typedef {import("./resample.js").Pixels} Pixels */
 
-const MAX_PIXELS = 178_956_970; // Pillow's
+const MAX_PIXELS = 89_478_485; // as preprocess.py: Pillow's
 const CHANNELS = new Map([[0, 1], [2, 3], [3, 1], [4, 2], [6, 4]]); // prettier-ignore
 const DEPTHS = new Map([[0, [1, 2, 4, 8, 16]], [2, [8, 16]], [3, [1, 2, 4, 8]], [4, [8, 16]], [6, [8, 16]]]); // prettier-ignore
 /** The seven pictures of an interlaced one: first column and row, and the steps. */
@@ -19,7 +19,7 @@ const PASSES = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2
 export async function readPng(file) {
   const { header, palette, compressed, orientation } = readChunks(file);
   const { width, height, depth, colour, interlaced } = header;
-  if (width * height > MAX_PIXELS) throw new InputError(`this picture is too large (${width}x${height} pixels)`);
+  checkSize(width, height);
   const passes = interlaced ? PASSES : [[0, 0, 1, 1]];
   const bits = depth * /** @type {number} */ (CHANNELS.get(colour));
   const parts = passes.map(([left, top, across, down]) => {
@@ -31,13 +31,19 @@ export async function readPng(file) {
   const data = new Uint8Array(3 * width * height);
   let at = 0;
   for (const part of filled) {
-    const rows = unfilter(bytes.subarray(at, (at += part.rows * (part.stride + 1))), part.stride, Math.max(1, bits >> 3));
-    for (let y = 0; y < part.rows; y++) {
-      const row = rows.subarray(y * part.stride, (y + 1) * part.stride);
+    const rows = bytes.subarray(at, (at += part.rows * (part.stride + 1)));
+    unfilter(rows, part.stride, Math.max(1, bits >> 3));
+    for (let y = 0, from = 1; y < part.rows; y++, from += part.stride + 1) {
+      const row = rows.subarray(from, from + part.stride);
       putRow(row, header, palette, part.columns, data, 3 * ((part.top + y * part.down) * width + part.left), 3 * part.across);
     }
   }
   return { pixels: { width, height, data }, orientation };
+}
+
+/** @param {number} width @param {number} height @throws {InputError} If so many pixels are not for a small device's memory. */
+export function checkSize(width, height) {
+  if (width * height > MAX_PIXELS) throw new InputError(`this picture is too large (${width}x${height} pixels)`);
 }
 
 /** @param {Uint8Array} file */
@@ -90,25 +96,27 @@ async function inflate(compressed, length) {
   return bytes;
 }
 
-/** Undoes what made the rows easy to compress. @param {Uint8Array} bytes @param {number} stride @param {number} step Bytes of a pixel. */
-function unfilter(bytes, stride, step) {
-  const rows = new Uint8Array((bytes.length / (stride + 1)) * stride);
-  for (let row = 0, from = 0; from < bytes.length; row += stride, from += stride + 1) {
-    const kind = bytes[from];
+/**
+ * Undoes, in place, what made the rows easy to compress.
+ * @param {Uint8Array} rows Each with its filter before it. @param {number} stride Bytes of a row without it. @param {number} step Bytes of a pixel.
+ */
+function unfilter(rows, stride, step) {
+  for (let row = 1; row < rows.length; row += stride + 1) {
+    const kind = rows[row - 1];
     if (kind > 4) damaged("a row of it has an unknown filter");
+    const above = row - stride - 1;
     for (let i = 0; i < stride; i++) {
       const left = i < step ? 0 : rows[row + i - step];
-      const up = row === 0 ? 0 : rows[row + i - stride];
-      const corner = i < step || row === 0 ? 0 : rows[row + i - stride - step];
+      const up = above < 0 ? 0 : rows[above + i];
+      const corner = i < step || above < 0 ? 0 : rows[above + i - step];
       let guess = 0;
       if (kind === 1) guess = left;
       else if (kind === 2) guess = up;
       else if (kind === 3) guess = (left + up) >> 1;
       else if (kind === 4) guess = nearest(left, up, corner);
-      rows[row + i] = bytes[from + 1 + i] + guess;
+      rows[row + i] += guess;
     }
   }
-  return rows;
 }
 
 /** @param {number} left @param {number} up @param {number} corner */

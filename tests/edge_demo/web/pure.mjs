@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { readBundle } from "../../../edge_demo/web/bundle.js";
+import { explain } from "../../../edge_demo/web/decode.js";
 import { readOrientation } from "../../../edge_demo/web/exif.js";
 import { drawMap } from "../../../edge_demo/web/maps.js";
 import { best, checkNumbers, quantile, softmax } from "../../../edge_demo/web/numbers.js";
@@ -25,6 +26,7 @@ const run = {
   async checkNumbers({ content, recipe, picture }) {
     return Promise.resolve().then(() => checkNumbers(floats(content), recipe, picture)).then(() => null, refusal); // prettier-ignore
   },
+  explain: ({ error: [name, message] }) => explain(Object.assign(new Error(message), { name })),
   sha256: ({ content }) => Buffer.from(digest(bytes(content))).toString("hex"),
   orientation: ({ content }) => readOrientation(bytes(content)),
   softmax: ({ values }) => [...softmax(values)],

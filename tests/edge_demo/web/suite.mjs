@@ -493,7 +493,7 @@ const checks = {
 
   /** 360 pixels, light and dark, by keyboard, without motion. */
   async reading() {
-    const { page, context } = await open(server.url, { viewport: { width: 360, height: 740 }, reducedMotion: "reduce", hasTouch: true });
+    const { page, seen, context } = await open(server.url, { viewport: { width: 360, height: 740 }, reducedMotion: "reduce", hasTouch: true });
     await page.waitForSelector(READY);
     await classifySample(page, config.classified[0]);
     const facts = {
@@ -506,15 +506,15 @@ const checks = {
           .filter(([, { width, height }]) => width < 44 || height < 32)
           .map(([name]) => name),
       ),
-      unnamed: await page.$$eval("button, select, input:not([type=file]), img, video, canvas, section, table, progress", (all) =>
-        all
-          .filter((one) => !one.textContent.trim() && !one.labels?.length && !one.getAttribute("aria-label") && !one.getAttribute("alt") && !one.querySelector("img[alt]"))
-          .filter((one) => !(one.matches("header img") || one.id === "map" || one.id === "shown"))
-          .map((one) => one.outerHTML.slice(0, 80)),
-      ),
       motion: await page.$$eval("#classes li", ([row]) => getComputedStyle(row, "::before").transitionDuration),
       contrast: {},
     };
+    // As a screen reader gets them.
+    const { nodes } = await (await context.newCDPSession(page)).send("Accessibility.getFullAXTree");
+    const roles = ["button", "combobox", "spinbutton", "slider", "image", "Video", "region", "table", "list", "progressbar", "group"];
+    const told = nodes.filter(({ ignored, role }) => !ignored && roles.includes(role.value));
+    facts.named = told.map(({ name }) => name?.value).filter(Boolean);
+    facts.unnamed = told.filter(({ name }) => !name?.value).map(({ role }) => role.value);
     for (const scheme of ["light", "dark"]) {
       await page.emulateMedia({ colorScheme: scheme, reducedMotion: "reduce" });
       await page.evaluate(() => (document.getElementById("problem").hidden = false, (document.getElementById("problem-text").textContent = "x")));
@@ -546,7 +546,7 @@ const checks = {
     await page.waitForTimeout(400);
     await shot(page, "dark");
     await context.close();
-    return facts;
+    return { ...facts, seen };
   },
 };
 
@@ -577,20 +577,23 @@ function slowWorkers(without) {
   };
 }
 
-/** How long the page did nothing else while it classified a large photo. */
+/** How often the page did something else while a worker classified a large photo. */
 async function blocked(page, name) {
   await page.evaluate(() => {
-    let last = performance.now();
-    window.longest = 0;
-    window.ticking = setInterval(() => {
-      window.longest = Math.max(window.longest, performance.now() - last);
-      last = performance.now();
-    }, 5);
+    let pending = false;
+    window.ticks = 0;
+    window.ticking = setInterval(() => (window.ticks += Number(pending)), 5);
+    const { postMessage } = Worker.prototype;
+    Worker.prototype.postMessage = function (message, moved) {
+      pending = message.kind === "run";
+      this.addEventListener("message", () => (pending = false), { once: true });
+      postMessage.call(this, message, moved);
+    };
   });
   await classifySample(page, name);
   return page.evaluate(() => {
     clearInterval(window.ticking);
-    return { longest: window.longest, total: Number(document.querySelector("#times [data-part=total] td").textContent) };
+    return { ticks: window.ticks, total: Number(document.querySelector("#times [data-part=total] td").textContent) };
   });
 }
 
