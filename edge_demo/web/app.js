@@ -1,5 +1,6 @@
 // The page: from what a person does to what the worker is asked, and back.
 
+import { listBuilds, supportsThreads } from "./builds.js";
 import { readBundle, readFile, runnable } from "./bundle.js";
 import { Camera } from "./camera.js";
 import { Client, ClosedError } from "./client.js";
@@ -47,13 +48,12 @@ async function start() {
   fillControls();
   listen();
   await Promise.all([loadModel(), listSamples(setPicture)]);
-  const builds = [can.threads ? "litert_wasm_threaded_internal" : "litert_wasm_internal", ...(can.gpu ? ["litert_wasm_jspi_internal"] : [])];
-  element("offline").textContent = await keepAhead(FOLDER, description, builds).catch(() => ""); // Storage may be full or forbidden.
+  element("offline").textContent = await keepAhead(FOLDER, description, await listBuilds(can.gpu)).catch(() => ""); // Storage may be full or forbidden.
 }
 
 async function findAbilities() {
   can.gpu = Boolean(await navigator.gpu?.requestAdapter().catch(() => null));
-  can.threads = globalThis.crossOriginIsolated;
+  can.threads = await supportsThreads();
 }
 
 function fillControls() {
@@ -80,7 +80,8 @@ function fillControls() {
   const cores = navigator.hardwareConcurrency || 1;
   controls.threads.max = String(cores);
   controls.threads.value = String(can.threads ? Math.min(4, cores) : 1);
-  if (!can.threads) showNote("threads-note", "One thread only: more take https or localhost, and the headers that `swin-keras serve` sends.");
+  const takes = globalThis.crossOriginIsolated ? "a browser with relaxed SIMD" : "https or localhost, and the headers that `swin-keras serve` sends";
+  if (!can.threads) showNote("threads-note", `One thread only: more take ${takes}.`);
   enableThreads();
   const drawn = drawable(outputs);
   element("map-part").hidden = !drawn.length;

@@ -1,9 +1,10 @@
 // Runs a model by LiteRT, in a worker: one build of the runtime and one file. For another of either, start another worker.
 
+import { supportsThreads, supportsWaiting } from "./builds.js";
 import { classOutput } from "./bundle.js";
 import { decodeBitmap, decodeFile } from "./decode.js";
 import { InputError } from "./errors.js";
-import { loadAndCompile, loadLiteRt, supportsFeature, Tensor } from "./litert/core.js";
+import { loadAndCompile, loadLiteRt, Tensor } from "./litert/core.js";
 import { drawMap } from "./maps.js";
 import { checkNumbers, softmax } from "./numbers.js";
 import { preprocess } from "./preprocess.js";
@@ -66,8 +67,7 @@ async function load({ model, description, recipe, accelerator, threads }) {
     },
   });
   try {
-    // Where a graph is divided between GPU and CPU, the runtime waits in the middle of a call, which takes JSPI. It excludes threads.
-    await loadLiteRt(RUNTIME, { threads: threads > 1, jspi: accelerator === "webgpu" && (await supportsFeature("jspi")) });
+    await loadLiteRt(RUNTIME, { threads: threads > 1, jspi: accelerator === "webgpu" && (await supportsWaiting()) });
   } catch (error) {
     throw new InputError(`expected LiteRT from the server: ${reason(error)}. Check the connection, or choose the accelerator that ran before.`);
   }
@@ -160,11 +160,6 @@ async function findAdapter() {
   }
   const { description, device, architecture, vendor } = adapter.info;
   return description || device || [vendor, architecture].filter(Boolean).join(" ") || "GPU";
-}
-
-/** Threads share memory, which only an isolated page may. */
-async function supportsThreads() {
-  return globalThis.crossOriginIsolated && (await supportsFeature("relaxedSimd")) && (await supportsFeature("threads"));
 }
 
 /** @param {unknown} error */
