@@ -263,7 +263,6 @@ async function toggleCamera() {
     picture = null;
     showStage("video");
     element("camera").setAttribute("aria-pressed", "true");
-    element("camera").textContent = "Stop camera";
     element("classes").setAttribute("aria-live", "off"); // Nobody can listen to ten results a second.
     await watch(stream);
   } catch (error) {
@@ -281,7 +280,6 @@ function stopCamera() {
   clearResult();
   element("drop").classList.remove("filled");
   element("camera").setAttribute("aria-pressed", "false");
-  element("camera").textContent = "Camera";
   element("classes").setAttribute("aria-live", "polite");
 }
 

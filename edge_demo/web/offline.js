@@ -1,6 +1,7 @@
 // Keeps what was loaded, by sw.js, so that the page also opens without a connection.
 
 import { address, runnable } from "./bundle.js";
+import { hide } from "./view.js";
 
 /** Up to so many bytes of recipes are fetched ahead; larger ones are kept once they have been used. */
 const AHEAD = 32e6;
@@ -63,7 +64,7 @@ export function offerInstall(button) {
     event.preventDefault();
     button.hidden = false;
     button.onclick = () => {
-      button.hidden = true;
+      hide(button, null);
       /** @type {any} */ (event).prompt();
     };
   });

@@ -13,6 +13,9 @@ export function element(id) {
   return /** @type {T} */ (document.getElementById(id));
 }
 
+/** What had the focus before a problem was shown. @type {Element | null} */
+let focused = null;
+
 /** Says what is wrong and what to do. @param {unknown} error @param {() => void} retry */
 export function showProblem(error, retry) {
   const { message } = /** @type {Error} */ (error);
@@ -21,11 +24,23 @@ export function showProblem(error, retry) {
     hideProblem();
     retry();
   };
-  element("problem").hidden = false;
+  const problem = element("problem");
+  if (problem.hidden) focused = document.activeElement;
+  problem.hidden = false;
+  problem.scrollIntoView({ block: "nearest" });
 }
 
 export function hideProblem() {
-  element("problem").hidden = true;
+  hide(element("problem"), focused);
+}
+
+/** Hides what may have the focus, which then goes elsewhere: without, Tab would begin at the top. @param {HTMLElement} part @param {Element | null} next */
+export function hide(part, next) {
+  const has = part.contains(document.activeElement);
+  part.hidden = true;
+  if (!has) return;
+  /** @type {HTMLElement | null} */ (next)?.focus();
+  if (document.activeElement === document.body) element("open").focus();
 }
 
 /** @param {"loading" | "ready" | "partly" | "none"} state @param {string} text @param {number} [share] Of the loading that is done. */
@@ -60,6 +75,7 @@ export function showClasses(rows, note) {
 function makeRow() {
   const row = document.createElement("li");
   for (const name of ["label", "share"]) row.appendChild(document.createElement("span")).className = name;
+  /** @type {HTMLElement} */ (row.children[0]).dir = "auto"; // Labels are in any language.
   return row;
 }
 

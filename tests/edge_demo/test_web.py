@@ -602,13 +602,13 @@ def test_the_camera_is_classified_live_without_a_queue(part, served):
     assert 1 <= classified <= facts["seconds"] / 0.3 + 3 and dropped > 0, facts
     for name, last, median, p90 in facts["times"]:
         assert float(last) >= 0 and 0 <= float(median) <= float(p90), name
-    assert facts["classes"] == 5 and facts["aloud"] == "off" and facts["button"] == ["Stop camera", "true"]
+    assert facts["classes"] == 5 and facts["aloud"] == "off" and facts["button"] == ["Camera", "true"]
     assert facts["switched"].startswith("float16 runs on wasm")
     # From the switch on it is counted anew, and each picture once.
     for key in ("counts", "restarted"):
         counts = facts[key][facts[key].index(1) :]
         assert counts == list(range(1, len(counts) + 1)) and len(counts) >= 5, facts[key]
-    assert facts["stopped"] == [None, "Camera"] and facts["emptied"] == 0
+    assert facts["stopped"] == [None, "false"] and facts["emptied"] == 0
     assert len(facts["chosenMeanwhile"]) == 5 and facts["late"] == [0, True, False]
     assert facts["ended"] == ["Expected pictures from the camera, which ended by itself. Connect it again, then try again.", "false"]
     assert facts["sampleAfter"][0]["index"] == next(iter(expected_classes(served, "float16", CLASSIFIED[0])))
@@ -734,6 +734,8 @@ def test_the_page_is_for_narrow_screens_all_eyes_and_keyboards(part):
     assert [name for name in facts["reached"] if name in controls] == controls
     assert set(CLASSIFIED) < set(facts["reached"]) and "none" not in facts["outlines"]
     assert len(facts["byKeyboard"]) == 5
+    top, height = facts["problemAt"]
+    assert -1 < top < height and facts["focused"] == "letter.png"
 
 
 @pytest.mark.slow

@@ -224,7 +224,7 @@ const checks = {
     await shot(page, "camera");
     await page.click("#camera");
     await page.waitForTimeout(300);
-    facts.stopped = await page.evaluate(() => [document.getElementById("video").srcObject, document.getElementById("camera").textContent]);
+    facts.stopped = await page.evaluate(() => [document.getElementById("video").srcObject, document.getElementById("camera").ariaPressed]);
     facts.emptied = await page.$$eval("#classes li", (rows) => rows.length);
     facts.sampleAfter = await classifySample(page, config.classified[0]);
 
@@ -538,9 +538,19 @@ const checks = {
       facts.reached.push(name);
       facts.outlines.push(outline);
     }
-    await page.focus(`#samples button[data-name="${config.classified[1]}"]`);
+    const sample = (name) => `#samples button[data-name="${name}"]`;
+    await page.focus(sample(config.classified[1]));
     await page.keyboard.press("Enter");
     facts.byKeyboard = await classes(page, config.classified[1]);
+    // A problem comes into sight, and closed it leaves the focus where it was.
+    await page.focus(sample("letter.png"));
+    await page.evaluate(() => scrollTo(0, document.body.scrollHeight));
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("#problem:not([hidden])");
+    facts.problemAt = await page.$eval("#problem", (problem) => [problem.getBoundingClientRect().top, innerHeight]);
+    await page.focus("#dismiss");
+    await page.keyboard.press("Enter");
+    facts.focused = await page.evaluate(() => document.activeElement.dataset.name);
     await page.setViewportSize({ width: 1180, height: 1000 });
     await page.emulateMedia({ colorScheme: "dark" });
     await page.waitForTimeout(400);
@@ -597,7 +607,7 @@ async function blocked(page, name) {
   });
 }
 
-/** In the page: texts whose colour is too near to what is behind it, as WCAG counts. */
+/** In the page: texts and borders whose colour is too near to what is behind them, as WCAG counts. */
 function contrasts() {
   const parse = (colour) => colour.match(/[\d.]+/g).map(Number);
   const light = ([r, g, b]) => {
@@ -622,6 +632,12 @@ function contrasts() {
       const ratio = (a + 0.05) / (b + 0.05);
       if (ratio < 4.5) poor.push([one.id || one.className || one.tagName, one.textContent.slice(0, 20), ratio]);
     }
+  }
+  // What shows where a control is.
+  for (const one of document.querySelectorAll("button, select, input[type=number]")) {
+    if (!one.offsetParent || one.disabled) continue;
+    const [a, b] = [light(parse(getComputedStyle(one).borderTopColor)), light(behind(one.parentElement))].sort((x, y) => y - x);
+    if ((a + 0.05) / (b + 0.05) < 3) poor.push(["border", one.id || one.dataset.name, (a + 0.05) / (b + 0.05)]);
   }
   return poor;
 }
