@@ -271,7 +271,7 @@ const checks = {
     await denied.page.waitForSelector(READY);
     await denied.page.click("#camera");
     await denied.page.waitForSelector("#problem:not([hidden])");
-    facts.denied = await text(denied.page, "#problem-text");
+    facts.denied = [await text(denied.page, "#problem-text"), denied.seen];
     await denied.context.close();
     return { ...facts, seen };
   },
@@ -416,7 +416,7 @@ const checks = {
     const facts = {};
     const path = join(config.bundle, "float16.tflite");
     const content = readFileSync(path);
-    const { page, context } = await open(server.url);
+    const { page, seen, context } = await open(server.url);
     await page.waitForSelector(READY);
     const changed = Buffer.from(content);
     changed[changed.length >> 1] ^= 1;
@@ -446,7 +446,7 @@ const checks = {
       }
       await context.close();
     }
-    return facts;
+    return { ...facts, seen };
   },
 
   /** Browsers that lack something. */
