@@ -29,6 +29,7 @@ from swin_keras.version import __version__
 RANDOM_SAMPLES = 32
 # Attention shares out its ranges on this many of the calibration pictures: each takes a run in Keras.
 MIGRATED_SAMPLES = 16
+# With fewer the ranges are found all the same, and the log says that more are better.
 FEW_PICTURES = 32
 # What adds up along the network is shown on this many pictures: each takes a run without XNNPACK, which is slow.
 CHARTED_SAMPLES = 4
@@ -118,7 +119,7 @@ def export_bundle(
     options = {"layout": layout, "gelu": gelu, "fp16_safe_norm": fp16_safe_norm}
     export = _Export(model, options, preprocessing, sizes, uint8_input, fold_normalization, log)
     labels = arguments.check_labels(labels, export.models[0])
-    export.choose_pictures(None if calibration is None else arguments.read_calibration(calibration, export.shape, calibrated))
+    export.choose_pictures(arguments.read_calibration(calibration, export.shape, calibrated))
     if export.output_kind == "features" and (labels is not None or data is not None or accuracy_budget is not None):
         raise ValueError(
             "`labels`, `data` and `accuracy_budget` are for a classifier, with one output (batch, classes). Received: a model with other outputs."
@@ -240,11 +241,7 @@ class _Export:
         return self._examples.top1(lambda x: np.concatenate([run(picture[None])[0] for picture in to_input(x)]))
 
     def _points_lost(self, content):
-        model = TFLiteModel(content, THREADS)
-
-        def run(x):
-            return self._in_order(model.outputs(x))
-
+        run = self._runner(content)
         return 100 * (self._main.disagreement(run) if self._examples is None else self.keras_top1 - self._top1(run))
 
     def compare_graphs(self):
@@ -289,8 +286,7 @@ class _Export:
     def measure(self, recipe, content):
         """Compares each signature of a file with Keras, and returns what the report says of it."""
         if len(self.signatures) == 1:
-            main = TFLiteModel(content, THREADS)
-            runs = {DEFAULT: lambda x: self._in_order(main.outputs(x))}
+            runs = {DEFAULT: self._runner(content)}
         else:  # One interpreter: each has its own copy of the weights.
             runs = tflite.signature_runs(content, [signature.key for signature in self.signatures], self._output_names, THREADS)
         for key, run in runs.items():
@@ -315,8 +311,15 @@ class _Export:
     def _of(self, key):
         return f", signature {key}," if len(self.signatures) > 1 else ""
 
-    def _in_order(self, outputs):
-        return [outputs[index] for index in self._indices]
+    def _runner(self, content):
+        """Returns a function from what the default signature of a file takes to its outputs, in the order of `_output_names`."""
+        model = TFLiteModel(content, THREADS)
+
+        def run(x):
+            outputs = model.outputs(x)
+            return [outputs[index] for index in self._indices]
+
+        return run
 
     def add_latencies(self, measured):
         """Times all files and signatures, in turns, and enters what it takes them."""
