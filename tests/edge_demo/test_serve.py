@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import http.client
 import json
@@ -193,7 +194,7 @@ def test_samples_are_the_pictures_of_their_folder(get):
     ],
 )
 def test_nothing_outside_of_app_and_bundle_is_given(raw, path):
-    answer = raw(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode("latin-1"))
+    answer = raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("latin-1"))
     assert answer.split(b" ")[1] in (b"404", b"400") and b"secret" not in answer and b"root:" not in answer
 
 
@@ -203,27 +204,112 @@ def test_no_folder_is_listed(get, path):
     assert (status, content) == (404, b"404 Not Found\n")
 
 
-def test_a_proxys_form_of_a_target_is_read(raw):
-    assert raw(b"GET http://somewhere:80/bundle/model.json HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
+@pytest.mark.parametrize("path", ["/node_modules/a.js", "/NODE_MODULES/a.js", "/Node_Modules./a.js", "/src/a.js"])
+def test_of_the_apps_folders_only_the_runtimes_is_served_whatever_a_disk_takes_for_the_same_name(monkeypatch, tmp_path, path):
+    for folder in ("litert", *path.split("/")[1:2]):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.js").write_text("")
+    roots = {"": tmp_path, "bundle": tmp_path / "bundle", "samples": None}
+    assert serve.find(path, roots) is None and serve.find("/litert/a.js", roots) == tmp_path / "litert" / "a.js"
+
+
+@pytest.fixture
+def status_for(bundle):
+    """What a server that was started with `--host` answers to a request with a header Host."""
+
+    async def ask(host, names):
+        server, found = serve.Server(bundle), []
+        addresses = await server.start(host, 0)
+        for name in names:
+            reader, writer = await asyncio.open_connection(*addresses[0])
+            writer.write(f"GET /bundle/model.json HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+            answer = await reader.read()
+            found.append(int(answer.split()[1]))
+            assert found[-1] != 403 or (b"expected as Host " in answer and b'"labels"' not in answer)
+            writer.close()
+        server._server.close()
+        return found
+
+    return lambda host, *names: asyncio.run(ask(host, names))
+
+
+def test_on_loopback_only_its_own_names_are_answered_so_that_no_page_can_give_it_another(status_for):
+    assert status_for("127.0.0.1", "localhost", "LocalHost:8000", "127.0.0.1", "127.0.0.1:1", "[::1]:8000", "[::1]") == [200] * 6
+    foreign = ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.0.7", "", "::", "[", "a\x1b[2J"]
+    assert status_for("127.0.0.1", *foreign, f"{socket.gethostname()}x") == [403] * 10
+    assert status_for("127.0.0.2", "127.0.0.2:8000", "localhost", "127.0.0.3") == [200, 200, 403]
+
+
+def test_elsewhere_addresses_and_the_machines_own_name_are_answered_too(status_for):
+    own = socket.gethostname()
+    assert status_for("0.0.0.0", "192.168.0.7:8000", "[fe80::1]:8000", own, f"{own.upper()}.local:8000", "localhost") == [200] * 5
+    assert status_for("0.0.0.0", "evil.example", "192.168.0.7.evil.example") == [403] * 2
 
 
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", 405),
-        (b"DELETE /bundle/model.json HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"GET http://evil.example/bundle/model.json HTTP/1.1\r\nHost: localhost\r\n\r\n", 403),
+        (b"GET /bundle/model.json HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400),
+        (b"GET /bundle/model.json HTTP/1.0\r\nHost: evil.example\r\n\r\n", 403),
+        (b"GET /bundle/model.json HTTP/1.0\r\n\r\n", 200),  # No browser sends this.
+    ],
+)
+def test_no_form_of_a_request_gets_around_the_check_of_its_host(raw, request_, status):
+    assert raw(request_).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+@pytest.mark.parametrize("path", ["/bundle/model.json", "/samples.json"])
+def test_a_server_out_of_open_files_says_come_again_and_not_that_there_is_no_such_file(get, monkeypatch, path):
+    def fail(self, *_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "open", fail)
+        patch.setattr(pathlib.Path, "iterdir", fail)
+        status, headers, _ = get(path)
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert get(path)[0] == 200
+
+
+def test_a_limit_of_open_files_that_cannot_be_raised_stays_as_it_is(monkeypatch):
+    resource = pytest.importorskip("resource")
+    asked = []
+
+    def refuse(which, limits):
+        asked.append(limits)
+        raise ValueError("not allowed to raise maximum limit")  # as macOS does
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    for now, most in ((256, resource.RLIM_INFINITY), (256, 600), (2000, 4000), (resource.RLIM_INFINITY, resource.RLIM_INFINITY)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, limits=(now, most): limits)
+        serve._allow_open_files()
+    assert asked == [(1024, resource.RLIM_INFINITY), (600, 600)]
+    monkeypatch.setitem(sys.modules, "resource", None)
+    serve._allow_open_files()
+
+
+def test_a_proxys_form_of_a_target_is_read(raw):
+    assert raw(b"GET http://localhost:80/bundle/model.json HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", 405),
+        (b"DELETE /bundle/model.json HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
         (b"GET /\r\n\r\n", 400),
-        (b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"get / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET  / HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"get / HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n", 505),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n folded: y\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
         (b"\xff\xfe GET / HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200_000 + b"\r\n", 431),
-        (b"GET /" + b"a" * 3_000_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 200_000 + b"\r\n", 431),
+        (b"GET /" + b"a" * 3_000_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
     ],
 )
 def test_a_request_that_cannot_be_answered_says_why(raw, get, request_, status):
@@ -234,7 +320,7 @@ def test_a_request_that_cannot_be_answered_says_why(raw, get, request_, status):
 
 
 def test_a_connection_serves_several_requests_and_ends_when_asked(raw):
-    one = b"GET /samples/b.png HTTP/1.1\r\nHost: x\r\n"
+    one = b"GET /samples/b.png HTTP/1.1\r\nHost: localhost\r\n"
     assert raw((one + b"\r\n") * 3).count(b"HTTP/1.1 200 OK") == 3
     assert raw(one + b"Connection: close\r\n\r\n" + one + b"\r\n").count(b"HTTP/1.1 ") == 1
     assert raw(b"GET /samples/b.png HTTP/1.0\r\n\r\n" + one + b"\r\n").count(b"HTTP/1.1 ") == 1
@@ -266,7 +352,7 @@ def test_slow_clients_hold_up_nobody_and_are_dropped(monkeypatch, address, bundl
             connection.sendall(b"GET / HTTP/1.1\r\nHo")  # and no more
         for connection in slow[100:]:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.sendall(b"GET /bundle/large.bin HTTP/1.1\r\nHost: x\r\n\r\n")  # and never reads
+            connection.sendall(b"GET /bundle/large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")  # and never reads
         started = time.monotonic()
         assert get("/bundle/model.json")[0] == 200
         assert time.monotonic() - started < 4  # before any of them is dropped
@@ -302,7 +388,7 @@ def test_a_file_that_shrinks_while_it_is_sent_ends_the_connection(address, bundl
     path = bundle / "shrinking.bin"
     path.write_bytes(bytes(20_000_000))
     with socket.create_connection(address, timeout=10) as connection:
-        connection.sendall(b"GET /bundle/shrinking.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /bundle/shrinking.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
         received = len(connection.recv(1000))
         path.write_bytes(b"")
         while piece := connection.recv(2**20):
@@ -370,7 +456,7 @@ def test_it_listens_on_loopback_and_elsewhere_only_when_told_to_which_it_says(bu
         assert f"{'00000000' if noted else '0100007F'}:{port:04X}" in listening
         connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
         connections[0].sendall(b"GET / HTTP/1.1\r\n")
-        connections[1].sendall(b"GET /bundle/float32.tflite HTTP/1.1\r\nHost: x\r\n\r\n")
+        connections[1].sendall(b"GET /bundle/float32.tflite HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connections[1].recv(15) == b"HTTP/1.1 200 OK"
     finally:
         process.send_signal(signal.SIGINT)
