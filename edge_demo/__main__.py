@@ -11,9 +11,8 @@ import numpy as np
 from . import camera, folder
 from .classifier import Classifier
 from .errors import InputError, printable
-from .preprocess import open_reduced
 
-_OVERLAY = {"mode": "cover", "resize": [640, 640]}  # what is decoded for a drawing
+CLOSED_PIPE = 141  # as a shell says it of a process that SIGPIPE ended
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,6 +73,9 @@ def run(arguments):
         raise InputError("one of IMAGE..., --camera N and --folder DIR is required, received " + ("none." if not any(sources) else "more."))
     if arguments.csv is not None and arguments.folder is None:
         raise InputError("expected --csv FILE with --folder DIR, received it without. Leave it out.")
+    for image in arguments.images:
+        if os.path.isdir(image):
+            raise InputError(f"expected picture files, received {image!r}, which is a folder. `--folder {image}` classifies all pictures in it.")
     images = arguments.images if arguments.folder is None else folder.find_pictures(arguments.folder)
     classifier = Classifier(arguments.bundle, arguments.recipe, arguments.threads)
     overlays = _open_overlays(arguments, images)
@@ -82,30 +84,46 @@ def run(arguments):
     if arguments.folder is not None:
         return _run_folder(classifier, arguments, images, overlays)
     for image in images:
-        result = classifier.classify(image, arguments.top_k, arguments.threshold)
-        if overlays:
-            result["overlay"] = str(overlays.write(image, open_reduced(image, _OVERLAY).picture, result["top"]))
-        if arguments.json:
-            print(json.dumps(result), flush=True)
-            continue
-        print(f"{printable(result['image'])} ({result['recipe']}: {_times(result)})")
-        for entry in result["top"]:
-            print(f"  {100 * entry['probability']:5.1f} %  {printable(entry['label'])}")
-        if not result["top"]:
-            print(f"  no class reaches {100 * arguments.threshold:g} %")
-        sys.stdout.flush()
+        result, picture = classifier.classify_and_keep(image, arguments.top_k, arguments.threshold)
+        _draw(overlays, result, picture)
+        _print(result, arguments)
+        _raise_error(result)
     return 0
+
+
+def _print(result, arguments):
+    if arguments.json:
+        print(json.dumps(result), flush=True)
+        return
+    print(f"{printable(result['image'])} ({result['recipe']}: {_times(result)})")
+    for entry in result["top"]:
+        print(f"  {100 * entry['probability']:5.1f} %  {printable(entry['label'])}")
+    if not result["top"]:
+        print(f"  no class reaches {100 * arguments.threshold:g} %")
+    sys.stdout.flush()
+
+
+def _draw(overlays, result, picture, again=False):
+    """Enters into a result where its drawing is, or why there is none: the classes are known all the same."""
+    if overlays is not None:
+        try:
+            result["overlay"] = str(overlays.write(result["image"], picture, result["top"], again))
+        except InputError as error:
+            result["error"] = printable(str(error))
+
+
+def _raise_error(result):
+    if "error" in result:
+        raise InputError(result["error"])
 
 
 def _run_camera(classifier, arguments, overlays):
     def show(result, picture):
-        if overlays:
-            result["overlay"] = str(overlays.write(result["image"], picture, result["top"], again=True))
-        if arguments.json:
-            print(json.dumps(result), flush=True)
-            return
+        _draw(overlays, result, picture, again=True)
         top = ", ".join(f"{100 * entry['probability']:.1f} % {printable(entry['label'])}" for entry in result["top"])
-        print(f"{result['image']}, picture {result['frame']} ({_times(result)}): {top or 'no class'}", flush=True)
+        line = f"{result['image']}, picture {result['frame']} ({_times(result)}): {top or 'no class'}"
+        print(json.dumps(result) if arguments.json else line, flush=True)
+        _raise_error(result)
 
     times = camera.watch(classifier, arguments.camera, show, arguments.top_k, arguments.threshold)
     print(f"{len(times)} pictures{_median(times)}", file=sys.stderr if arguments.json else sys.stdout)
@@ -118,11 +136,11 @@ def _run_folder(classifier, arguments, images, overlays):
     failed = 0
     with folder.open_table(path, top_k) if path else contextlib.nullcontext() as write_row:
 
-        def write(result):
+        def write(result, picture):
             nonlocal failed
+            if picture is not None:
+                _draw(overlays, result, picture)
             failed += "error" in result
-            if overlays and "error" not in result:
-                result["overlay"] = str(overlays.write(result["image"], open_reduced(result["image"], _OVERLAY).picture, result["top"]))
             if write_row:
                 write_row(folder.row(result, top_k))
             if arguments.json:
@@ -134,7 +152,8 @@ def _run_folder(classifier, arguments, images, overlays):
     summary = f"{len(images)} pictures{_median(times)}" + (f", in {path}" if path else "")
     print(summary, file=sys.stderr if arguments.json else sys.stdout)
     if failed:
-        print(f"error: {failed} of {len(images)} pictures could not be classified; their `error` says why", file=sys.stderr)
+        what = "classified or drawn" if overlays else "classified"
+        print(f"error: {failed} of {len(images)} pictures could not be {what}; their `error` says why", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -163,20 +182,40 @@ def main(argv=None, prog="python -m edge_demo", description="Classifies pictures
     """Runs this command, or another of this folder, and returns its exit code."""
     parser = _Parser(prog=prog, description=description)
     add_arguments(parser)
+    code, line = 2, None
     try:
-        return run(parser.parse_args(argv)) or 0
-    except BrokenPipeError:
-        # Whoever read the output has what it wanted; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = run(parser.parse_args(argv)) or 0
+    except SystemExit as end:  # of `--help`
+        code = end.code or 0
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        code, line = 130, "interrupted"
+    except BrokenPipeError:
+        code = CLOSED_PIPE
     except MemoryError:
-        print("error: expected more memory than there is. Use a smaller file of the bundle, or smaller pictures.", file=sys.stderr)
+        line = "error: expected more memory than there is. Use a smaller file of the bundle, or smaller pictures."
     except (InputError, OSError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-    return 2
+        line = f"error: {printable(str(error))}"
+    return finish_output(code, line)
+
+
+def finish_output(code, line=None):
+    """Writes out what was printed, then a line to standard error.
+
+    Returns:
+        The given code, or 141 where nobody reads the output any more, or 2, with another line, where it cannot be written.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        code, line = 2, f"error: expected to write to standard output: {error.strerror}. Make room, or send the output elsewhere."
+        if isinstance(error, BrokenPipeError):
+            code, line = CLOSED_PIPE, None
+        # Python would complain once more, and end with code 120, when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if line is not None:
+        print(line, file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def watch(classifier, number, show, top_k=5, threshold=0.0):
             frame, pixels = camera.newest()
             started = time.perf_counter()
             picture = Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
-            result = classifier.classify_opened(f"camera {number}", lambda picture=picture: Opened(picture, picture.size), top_k, threshold)
+            decode_ms = round(1000 * (time.perf_counter() - started), 3)
+            result = classifier.classify_opened(f"camera {number}", Opened(picture, picture.size), decode_ms, top_k, threshold)
             times.append(1000 * (time.perf_counter() - started))
             show({**result, "frame": frame}, picture)
     except KeyboardInterrupt:

@@ -21,9 +21,8 @@ def find_pictures(folder):
         OSError: If a folder cannot be entered.
     """
     if not os.path.isdir(folder):
-        raise InputError(
-            f"expected a folder of pictures for --folder, received {str(folder)!r}, which is none. Give single pictures without --folder."
-        )
+        problem = "is a file. Give single pictures without --folder" if os.path.exists(folder) else "does not exist. Give the path of one that does"
+        raise InputError(f"expected a folder of pictures for --folder, received {str(folder)!r}, which {problem}.")
 
     def fail(error):
         raise error
@@ -100,7 +99,8 @@ def classify_folder(classifier, paths, write, top_k=5, threshold=0.0, bar=True):
     Args:
         classifier: `Classifier`.
         paths: List.
-        write: Function that is called with each result, as `Classifier.classify` returns it, or with `{"image", "error"}`.
+        write: Function that is called with each result and picture, as `Classifier.classify_and_keep` returns them, or with `{"image", "error"}`
+            and `None`.
         top_k, threshold: As in `Classifier.classify`.
         bar: Boolean. Whether a bar on standard error, if that is a terminal, shows how far it is.
 
@@ -112,11 +112,11 @@ def classify_folder(classifier, paths, write, top_k=5, threshold=0.0, bar=True):
     try:
         for done, path in enumerate(paths, 1):
             try:
-                result = classifier.classify(path, top_k, threshold)
+                result, picture = classifier.classify_and_keep(path, top_k, threshold)
                 times.append(sum(result["ms"].values()))
             except InputError as error:
-                result = {"image": str(path), "error": printable(str(error))}
-            write(result)
+                result, picture = {"image": str(path), "error": printable(str(error))}, None
+            write(result, picture)
             if bar:
                 bar.show(done)
     finally:

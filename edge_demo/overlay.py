@@ -1,8 +1,10 @@
 """Draws what a classifier says of a picture under it."""
 
+import contextlib
 import itertools
 import os
 import pathlib
+import unicodedata
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -44,15 +46,16 @@ class Overlays:
         pictures: List of the paths of all pictures.
 
     Raises:
-        InputError: If a file has that name.
+        InputError: If a file has that name, or the folder cannot be made.
     """
 
     def __init__(self, folder, pictures):
-        self._folder, self._taken = pathlib.Path(folder), {os.path.realpath(path) for path in pictures}
+        self._folder, self._taken = pathlib.Path(folder), {_on_any_disk(path) for path in pictures}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise InputError(f"expected a folder for --save-overlay, received {str(folder)!r}, which is a file. Name another one.") from None
+        except OSError as error:
+            problem = "which is a file" if isinstance(error, FileExistsError) else f"which cannot be made: {error.strerror}"
+            raise InputError(f"expected a folder for --save-overlay, received {str(folder)!r}, {problem}. Name another one.") from None
 
     def write(self, name, picture, top, again=False):
         """Draws and writes one, and returns its path.
@@ -61,14 +64,29 @@ class Overlays:
             name: String or path of the picture. Of two with the same last part the second gets a number.
             picture, top: As in `draw`.
             again: Boolean. Whether it takes the place of the one before.
+
+        Raises:
+            InputError: If it cannot be written.
         """
         stem = pathlib.Path(name).stem[:50]
         numbers = itertools.count(2)
         path = self._folder / f"{stem}-overlay.jpg"
-        while os.path.realpath(path) in self._taken and not again:
+        while _on_any_disk(path) in self._taken and not again:
             path = self._folder / f"{stem}-{next(numbers)}-overlay.jpg"
-        self._taken.add(os.path.realpath(path))
+        self._taken.add(_on_any_disk(path))
         partial = path.with_name(f"{path.name}.partial")
-        draw(picture, top).save(partial, format="JPEG", quality=90)
-        partial.replace(path)
+        try:
+            draw(picture, top).save(partial, format="JPEG", quality=90)
+            partial.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise InputError(
+                f"expected to write {str(path)!r}: {error.strerror or error}. Make room or give permission there, or name another folder."
+            ) from error
         return path
+
+
+def _on_any_disk(path):
+    # Macs and Windows take A.jpg and a.jpg for one file, and the two ways to write an accent too.
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()

@@ -30,24 +30,20 @@ def main(argv=None):
     debug = "--debug" in argv
     try:
         arguments = _parser().parse_args(argv)
-        code = arguments.run(arguments)
-        sys.stdout.flush()
-        return code or 0
+        return edge_main.finish_output(arguments.run(arguments) or 0)
+    except SystemExit as end:  # of `--help`
+        return edge_main.finish_output(end.code or 0)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return edge_main.finish_output(130, "interrupted")
     except BrokenPipeError:
-        # Whoever read the output wants no more of it; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as a shell says it of a process that SIGPIPE ended
+        return edge_main.finish_output(edge_main.CLOSED_PIPE)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         code = _exit_code(error)
         if debug or code is None:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = edge_main.finish_output(code, f"error: {' '.join(str(error).split())}")
         if type(error).__name__ == "WorkerLost":
             # TensorFlow's threads that wait for the other worker would keep the process for up to a minute.
-            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
         return code

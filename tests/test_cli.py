@@ -370,16 +370,18 @@ def test_an_evaluation_over_a_file_is_refused_before_the_model_is_opened(tmp_pat
     assert "Expected a folder for the evaluation" in message and (tmp_path / "report").read_text() == "mine"
 
 
-def test_whoever_wants_no_more_output_gets_no_traceback():
+def test_whoever_wants_no_more_output_or_has_no_room_for_it_gets_no_traceback():
     import os
     import subprocess
     import sys
 
     reader, writer = os.pipe()
     os.close(reader)
-    finished = subprocess.run([sys.executable, "-m", "swin_keras.cli", "models"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(writer)
-    assert (finished.returncode, finished.stderr) == (141, "")
+    command, environment = [sys.executable, "-m", "swin_keras.cli", "models"], {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open(writer, "wb") as closed, open("/dev/full", "wb") as full:
+        finished = [subprocess.run(command, env=environment, stdout=out, stderr=subprocess.PIPE, text=True, check=False) for out in (closed, full)]
+    assert (finished[0].returncode, finished[0].stderr) == (141, "")
+    assert finished[1].returncode == 2 and finished[1].stderr.startswith("error: expected to write to standard output: No space left on device.")
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -206,6 +206,11 @@ def test_wrong_options_are_refused(bundle, picture, refusal, options, message):
     assert message in refusal(picture, "--bundle", bundle, *options)
 
 
+def test_a_folder_in_the_place_of_a_picture_is_told_of_the_option(bundle, picture, refusal):
+    error = refusal(picture, picture.parent, "--bundle", bundle)
+    assert f"received {str(picture.parent)!r}, which is a folder. `--folder {picture.parent}` classifies all pictures in it." in error
+
+
 def test_missing_arguments_are_refused(refusal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "one of IMAGE..., --camera N and --folder DIR is required, received none" in refusal()
@@ -246,6 +251,29 @@ def test_an_interruption_is_one_word_and_code_130(capsys):
 
     assert edge_main([], add_arguments=lambda parser: None, run=run) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        ("edge_demo", ["--help"]),
+        ("edge_demo", ["PICTURE"]),
+        ("edge_demo.bench", ["--recipe", "float32", "--runs", "1"]),
+    ],
+)
+def test_output_that_nobody_reads_or_a_full_disk_ends_without_a_complaint_of_pythons(bundle, picture, module, options):
+    options = [picture if option == "PICTURE" else option for option in options]
+    command = [sys.executable, "-m", module, *options, "--bundle", bundle]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as closed, open("/dev/full", "wb") as full:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        finished = [
+            subprocess.run(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.PIPE, text=True, check=False) for out in (closed, full)
+        ]
+    errors = [[line for line in one.stderr.splitlines() if "loading in a process" not in line and "in turns" not in line] for one in finished]
+    assert [one.returncode for one in finished] == [141, 2] and errors[0] == []
+    assert errors[1] == ["error: expected to write to standard output: No space left on device. Make room, or send the output elsewhere."]
 
 
 def test_memory_that_runs_out_is_one_line(capsys):

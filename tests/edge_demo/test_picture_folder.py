@@ -1,9 +1,11 @@
 """A folder of pictures becomes a table; damaged ones are told in their rows. And what is drawn under a picture."""
 
 import csv
+import errno
 import io
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -101,7 +103,7 @@ def test_a_table_that_is_not_ours_stays_and_ours_is_replaced(bundle, pictures, t
 
 
 def test_an_interruption_leaves_the_rows_so_far_under_another_name(bundle, pictures, tmp_path, monkeypatch, capsys):
-    classify, asked = Classifier.classify, []
+    classify, asked = Classifier.classify_and_keep, []
 
     def interrupted(self, path, *arguments):
         asked.append(path)
@@ -109,7 +111,7 @@ def test_an_interruption_leaves_the_rows_so_far_under_another_name(bundle, pictu
             raise KeyboardInterrupt
         return classify(self, path, *arguments)
 
-    monkeypatch.setattr(Classifier, "classify", interrupted)
+    monkeypatch.setattr(Classifier, "classify_and_keep", interrupted)
     assert edge_main(["--folder", str(pictures), "--bundle", str(bundle)]) == 130
     assert names(tmp_path / "here") == ["results.csv.partial"]
     assert [row["image"] for row in table("results.csv.partial")] == [str(pictures / "a/c.JPG"), str(pictures / "a/d.png")]
@@ -122,7 +124,14 @@ def test_names_and_labels_that_are_no_text_fit_into_the_table(tmp_path):
     assert (row["image"], row["label_1"], row["probability_1"]) == ("\\udcff.png", "\\ud800,\n", "0.250000")
 
 
-@pytest.mark.parametrize(("make", "message"), [(lambda path: None, "which is none"), (lambda path: path.mkdir(), "received none that ends with")])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "which does not exist"),
+        (lambda path: path.mkdir(), "received none that ends with"),
+        (lambda path: path.write_text(""), "which is a file. Give single pictures without --folder"),
+    ],
+)
 def test_a_folder_without_pictures_is_refused(bundle, tmp_path, capsys, make, message):
     make(tmp_path / "empty")
     assert edge_main(["--folder", str(tmp_path / "empty"), "--bundle", str(bundle)]) == 2
@@ -135,12 +144,12 @@ def test_a_bar_is_drawn_on_a_terminal_only(monkeypatch):
             return True
 
     class Silent:
-        def classify(self, path, *_):
-            return {"image": path, "ms": {"inference": 2.0}}
+        def classify_and_keep(self, path, *_):
+            return {"image": path, "ms": {"inference": 2.0}}, None
 
     for error, bar, drawn in ((Terminal(), True, True), (Terminal(), False, False), (io.StringIO(), True, False), (None, True, False)):
         monkeypatch.setattr("sys.stderr", error)
-        assert folder.classify_folder(Silent(), ["a", "b", "c", "d"], lambda result: None, bar=bar) == [2.0] * 4
+        assert folder.classify_folder(Silent(), ["a", "b", "c", "d"], lambda result, picture: None, bar=bar) == [2.0] * 4
         if error:
             assert ("\r[" + "#" * 30 + "] 4/4" in error.getvalue()) == drawn and error.getvalue().endswith("\r" if drawn else "")
 
@@ -159,6 +168,48 @@ def test_overlays_are_written_beside_each_other_and_over_no_picture(bundle, pict
     assert names(drawn) == sorted([*expected, "d-overlay.jpg"]) and (drawn / "d-overlay.jpg").read_bytes() == before
     with Image.open(drawn / "b-overlay.jpg") as image:
         assert image.size == (640, 512 + 5 * 26)
+
+
+def test_a_picture_is_decoded_once_and_drawn_as_it_was_decoded(bundle, pictures, tmp_path, monkeypatch):
+    decode, decoded = Image.open, []
+
+    def count(path, **options):
+        decoded.append(str(path))
+        return decode(path, **options)
+
+    monkeypatch.setattr(Image, "open", count)
+    assert edge_main([str(pictures / "b.png"), "--bundle", str(bundle), "--save-overlay", str(tmp_path / "drawn")]) == 0
+    assert edge_main(["--folder", str(pictures), "--bundle", str(bundle), "--save-overlay", str(tmp_path / "drawn")]) == 0
+    assert decoded == [str(pictures / name) for name in ("b.png", "a/c.JPG", "a/d.png", "b.png")]
+
+
+def test_a_drawing_that_cannot_be_written_is_the_error_of_its_picture_and_the_others_are_drawn(bundle, pictures, tmp_path, monkeypatch, capsys):
+    save, drawn = Image.Image.save, tmp_path / "drawn"
+
+    def full(self, path, *arguments, **options):
+        if "c-overlay" in str(path):
+            pathlib.Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(self, path, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert edge_main(["--folder", str(pictures), "--bundle", str(bundle), "--save-overlay", str(drawn)]) == 1
+    assert capsys.readouterr().err == "error: 1 of 3 pictures could not be classified or drawn; their `error` says why\n"
+    rows = table("results.csv")
+    assert all(row["label_1"] for row in rows) and [bool(row["error"]) for row in rows] == [True, False, False]
+    assert rows[0]["error"].startswith(f"expected to write {str(drawn / 'c-overlay.jpg')!r}: No space left on device.")
+    assert names(drawn) == ["b-overlay.jpg", "d-overlay.jpg"]
+    # A single picture's classes are known all the same.
+    for options, shown in (([], " (float32: "), (["--json"], '"top"')):
+        assert edge_main([str(pictures / "a/c.JPG"), "--bundle", str(bundle), "--save-overlay", str(drawn), *options]) == 2
+        captured = capsys.readouterr()
+        assert shown in captured.out and captured.err.startswith("error: expected to write ") and captured.err.count("\n") == 1
+
+
+def test_names_that_some_disks_take_for_one_are_drawn_into_two_files(tmp_path):
+    drawings = overlay.Overlays(tmp_path, [tmp_path / "B-OVERLAY.JPG"])
+    found = [drawings.write(name, Image.new("RGB", (8, 8)), []).name for name in ("A.png", "a.png", "caf\u00e9.png", "cafe\u0301.png", "b.png")]
+    assert found == ["A-overlay.jpg", "a-2-overlay.jpg", "caf\u00e9-overlay.jpg", "cafe\u0301-2-overlay.jpg", "b-2-overlay.jpg"]
 
 
 def test_overlays_inside_the_folder_that_is_read_are_refused(bundle, pictures, capsys):
@@ -189,3 +240,5 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="which is a file"):
         overlay.Overlays(tmp_path / "file", [])
+    with pytest.raises(InputError, match="which cannot be made: Not a directory"):
+        overlay.Overlays(tmp_path / "file" / "drawn", [])
