@@ -408,7 +408,7 @@ def fuzz_bundles(bundle, count, seed=0, log=print):
                 result["problems"].append(f"bundle {index} ({damage}): {problem}")
             elif finished.returncode:
                 result["refused"] += 1
-                result["died"] += "ended with SIG" in finished.stderr or "ended with nothing" in finished.stderr
+                result["died"] += "ended with SIG" in finished.stderr or "had not ended" in finished.stderr
             else:
                 if "NaN" in finished.stdout or not json.loads(finished.stdout)["image"]:
                     result["problems"].append(f"bundle {index} ({damage}): it printed {finished.stdout[:300]}")

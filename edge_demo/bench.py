@@ -18,36 +18,11 @@ from . import __main__ as edge_main
 from .bundle import find_file, read_bundle, read_file
 from .classifier import TFLiteModel, check_threads
 from .errors import InputError
-from .first_run import check_first_run, run_alone
+from .first_run import LOAD_AND_RUN, check_first_run, run_alone
 from .quiet import quietly
 
 RUNS = 20
 FRESH_PROCESS_TIMEOUT = 600  # seconds
-
-# Linux counts the peak of the parent process into a child's `ru_maxrss`; VmHWM is the child's own.
-_LOAD_AND_RUN = """
-import json, sys, time, numpy
-from ai_edge_litert.interpreter import Interpreter
-with open(sys.argv[1], "rb") as file:
-    content = file.read()
-started = time.perf_counter()
-interpreter = Interpreter(model_content=content, num_threads=int(sys.argv[2]))
-interpreter.allocate_tensors()
-load_ms = 1000 * (time.perf_counter() - started)
-image = interpreter.get_input_details()[0]
-interpreter.set_tensor(image["index"], numpy.random.default_rng(0).standard_normal(image["shape"], dtype="float32"))
-interpreter.invoke()
-try:
-    with open("/proc/self/status") as status:
-        peak = 1024 * int(status.read().split("VmHWM:")[1].split()[0])
-except (OSError, IndexError):
-    try:
-        import resource
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    except ImportError:  # Windows.
-        peak = None
-print(json.dumps({"load_ms": load_ms, "peak_memory_mb": peak and peak / 1e6}))
-"""
 
 
 def measure_latencies(runners, picture, threads, runs=RUNS):
@@ -76,8 +51,14 @@ def measure_latencies(runners, picture, threads, runs=RUNS):
     }
 
 
-def measure_fresh_process(path, threads, log=lambda line: None):
-    """Measures a process that loads a .tflite file, runs it once, and does nothing else.
+def measure_fresh_process(content, recipe, threads, log=lambda line: None):
+    """Measures a process that loads a .tflite file, given as bytes, runs it once, and does nothing else.
+
+    Args:
+        content: Bytes.
+        recipe: String for messages.
+        threads: Integer.
+        log: Function that is called with a line.
 
     Returns:
         A dictionary: `load_ms`, without reading from disk, and `peak_memory_mb` in 10^6 bytes, of which Python, numpy and the
@@ -87,13 +68,13 @@ def measure_fresh_process(path, threads, log=lambda line: None):
         InputError: If the process has not ended after ten minutes.
     """
     try:
-        output, reason = run_alone(_LOAD_AND_RUN, [os.fspath(path), threads], FRESH_PROCESS_TIMEOUT)
+        output, reason = run_alone(LOAD_AND_RUN, [threads], FRESH_PROCESS_TIMEOUT, content)
     except subprocess.TimeoutExpired:
         limit = f"{FRESH_PROCESS_TIMEOUT:g} seconds"
-        raise InputError(f"expected {str(path)!r} to load and run once within {limit}, which it did not. Leave its recipe out.") from None
+        raise InputError(f"expected the recipe {recipe!r} to load and run once within {limit}, which it did not. Leave it out.") from None
     if reason is None:
         return json.loads(output.splitlines()[-1])
-    log(f"{pathlib.Path(path).name}: load time and peak memory are unknown, the process that loads it ended with {reason}")
+    log(f"{recipe}: load time and peak memory are unknown, the process that loads it ended with {reason}")
     return {"load_ms": None, "peak_memory_mb": None}
 
 
@@ -179,13 +160,17 @@ def measure_bundle(bundle, recipes=None, threads=2, runs=RUNS, log=lambda line: 
         try:
             coverages[recipe] = delegate_coverage(content)
             TFLiteModel(content, threads)(picture)  # What does not run, or takes pictures of another size, is found here.
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, IndexError, MemoryError) as error:
             raise InputError(f"expected a .tflite file that runs here for the recipe {recipe!r}: {error}. Export the bundle again.") from error
-        fresh[recipe] = measure_fresh_process(pathlib.Path(bundle) / files[recipe], threads, log)
+        fresh[recipe] = measure_fresh_process(content, recipe, threads, log)
     log("timing, in turns")
-    # Only now all are in memory together: a small device may have needed it above.
-    runners = {recipe: TFLiteModel(content, threads) for recipe, content in contents.items()}
-    latencies = measure_latencies(runners, picture, threads, runs)
+    try:
+        # Only now all are in memory together: a small device may have needed it above.
+        runners = {recipe: TFLiteModel(content, threads) for recipe, content in contents.items()}
+        latencies = measure_latencies(runners, picture, threads, runs)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        names = ", ".join(contents)
+        raise InputError(f"expected the recipes {names} to run in memory together: {error}. Measure fewer at a time, with --recipe.") from error
     measured = {
         recipe: {"bytes": len(content), **fresh[recipe], "latency_ms": latencies[recipe], "delegate": coverages[recipe]}
         for recipe, content in contents.items()

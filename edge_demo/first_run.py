@@ -12,12 +12,13 @@ import ai_edge_litert
 
 from .errors import InputError
 
-TIMEOUT = 60  # seconds
+TIMEOUT = 60  # seconds, and one more for each megabyte of the file: on a small board a large model takes its time
 _REMEMBERED = 1000  # files
 
-# `bench` also takes the graph apart, without XNNPACK.
-_TRY = """
-import sys
+# What `run_alone` runs of a file, to try it and to measure it. `bench`, which is thorough, also takes the graph apart, without XNNPACK.
+# Linux counts the peak of the parent process into a child's `ru_maxrss`; VmHWM is the child's own.
+LOAD_AND_RUN = """
+import json, sys, time
 try:
     with open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")  # Where memory runs out, this process is the one to end.
@@ -25,18 +26,30 @@ except OSError:
     pass
 import numpy
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-content, threads, thorough = sys.stdin.buffer.read(), int(sys.argv[1]), sys.argv[2] == "thorough"
+content, threads, thorough = sys.stdin.buffer.read(), int(sys.argv[1]), sys.argv[2:] == ["thorough"]
 if thorough:
     plain = Interpreter(model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
     plain.allocate_tensors()
     plain._get_ops_details()
+started = time.perf_counter()
 interpreter = Interpreter(model_content=content, num_threads=threads)
 interpreter.allocate_tensors()
+load_ms = 1000 * (time.perf_counter() - started)
 (image,) = interpreter.get_input_details()
 interpreter.set_tensor(image["index"], numpy.random.default_rng(0).standard_normal(image["shape"], dtype="float32"))
 interpreter.invoke()
 for output in interpreter.get_output_details():
     interpreter.get_tensor(output["index"])
+try:
+    with open("/proc/self/status") as status:
+        peak = 1024 * int(status.read().split("VmHWM:")[1].split()[0])
+except (OSError, IndexError):
+    try:
+        import resource
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    except ImportError:  # Windows.
+        peak = None
+print(json.dumps({"load_ms": load_ms, "peak_memory_mb": peak and peak / 1e6}))
 """
 
 
@@ -54,17 +67,18 @@ def check_first_run(content, sha256, recipe, threads, thorough=False):
         thorough: Boolean. Whether the file must also load without XNNPACK, as `bench` does.
 
     Raises:
-        InputError: If it does not run, crashes the runtime, or has not ended after a minute.
+        InputError: If it does not run, crashes the runtime, or has not ended after a minute and a second for each megabyte.
     """
     # A file that one processor survives may end another; a home may be shared between them.
     entry = " ".join([sha256, ai_edge_litert.__version__, platform.machine(), *["thorough"] * thorough])
     if entry in _read():
         return
     expected = f"expected a .tflite file that runs here for the recipe {recipe!r}: the process that tried it first"
+    limit = TIMEOUT + len(content) // 10**6
     try:
-        _, problem = run_alone(_TRY, [threads, "thorough" if thorough else "quick"], TIMEOUT, content)
+        _, problem = run_alone(LOAD_AND_RUN, [threads, *["thorough"] * thorough], limit, content)
     except subprocess.TimeoutExpired:
-        problem = f"nothing after {TIMEOUT:g} seconds"
+        raise InputError(f"{expected} had not ended after {limit:g} seconds. Use a smaller file of the bundle, or export it again.") from None
     if problem is not None:
         raise InputError(f"{expected} ended with {problem}. Export the bundle again.")
     _remember(entry)

@@ -160,7 +160,7 @@ def export_bundle(
                 path = partial / f"{recipe}.tflite"
                 path.write_bytes(content)
                 measured |= export.measure(recipe, content)
-                measured["peak_memory_mb"] = bench.measure_fresh_process(path, THREADS, log)["peak_memory_mb"]
+                measured["peak_memory_mb"] = bench.measure_fresh_process(content, recipe, THREADS, log)["peak_memory_mb"]
             measured["bytes"] = sum(path.stat().st_size for path in _files(partial, recipe))
             report["recipes"][recipe] = measured
             _check_accuracy(recipe, measured["top1"], export.keras_top1, max_accuracy_loss)

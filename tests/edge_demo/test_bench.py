@@ -49,6 +49,11 @@ def copy(bundle, tmp_path):
 
 
 @pytest.fixture
+def content(bundle):
+    return (bundle / "float32.tflite").read_bytes()
+
+
+@pytest.fixture
 def refusal(capsys):
     def run(*arguments):
         assert bench_main(*arguments) == 2
@@ -128,22 +133,21 @@ def test_coverage_names_what_the_delegate_leaves(partly_delegated):
     assert bench.coverage_in_words(coverage) == "2 of 3 nodes, 2 partitions, left: 1 CUMSUM"
 
 
-def test_peak_memory_is_that_of_the_file_and_not_of_the_caller(bundle, partly_delegated, tmp_path):
-    (tmp_path / "large.tflite").write_bytes(partly_delegated)
+def test_peak_memory_is_that_of_the_file_and_not_of_the_caller(content, partly_delegated):
     np.ones(60_000_000)  # Since then the peak of this process is above 480 MB.
-    small = bench.measure_fresh_process(bundle / "float32.tflite", threads=1)["peak_memory_mb"]
-    large = bench.measure_fresh_process(tmp_path / "large.tflite", threads=1)["peak_memory_mb"]
+    small = bench.measure_fresh_process(content, "float32", threads=1)["peak_memory_mb"]
+    large = bench.measure_fresh_process(partly_delegated, "float32", threads=1)["peak_memory_mb"]
     assert 20 < small < 200
     # Both need Python and the runtime; the small one's own tensors and weights are less than 10 MB.
     assert 2 * 25 - 10 < large - small < 200
 
 
-def test_the_process_that_is_measured_imports_numpy_and_the_runtime_only(bundle, monkeypatch):
+def test_the_process_that_is_measured_imports_numpy_and_the_runtime_only(content, monkeypatch):
     check = "assert not {'tensorflow', 'keras', 'swin_keras', 'edge_demo', 'PIL'} & {name.split('.')[0] for name in sys.modules}, sys.modules"
-    monkeypatch.setattr(bench, "_LOAD_AND_RUN", f"{bench._LOAD_AND_RUN}\n{check}")
+    monkeypatch.setattr(bench, "LOAD_AND_RUN", f"{bench.LOAD_AND_RUN}\n{check}")
     monkeypatch.chdir(ROOT)
     notes = []
-    assert bench.measure_fresh_process(bundle / "float32.tflite", 1, notes.append)["peak_memory_mb"] > 20, notes
+    assert bench.measure_fresh_process(content, "float32", 1, notes.append)["peak_memory_mb"] > 20, notes
 
 
 @pytest.mark.parametrize(
@@ -155,33 +159,32 @@ def test_the_process_that_is_measured_imports_numpy_and_the_runtime_only(bundle,
         ("import sys; sys.exit(3)", "exit code 3"),
     ],
 )
-def test_a_process_that_crashes_leaves_its_numbers_unknown(bundle, monkeypatch, capsys, program, note):
-    monkeypatch.setattr(bench, "_LOAD_AND_RUN", program)
+def test_a_process_that_crashes_leaves_its_numbers_unknown(bundle, content, monkeypatch, capsys, program, note):
+    monkeypatch.setattr(bench, "LOAD_AND_RUN", program)
     assert bench_main("--bundle", bundle, "--recipe", "float32", "--runs", "1") == 0
     captured = capsys.readouterr()
-    assert f"float32.tflite: load time and peak memory are unknown, the process that loads it ended with {note}\n" in captured.err
+    assert f"float32: load time and peak memory are unknown, the process that loads it ended with {note}\n" in captured.err
     assert captured.out.count("unknown") == 2 and json.loads(captured.out.splitlines()[-1])["recipes"]["float32"]["load_ms"] is None
-    assert bench.measure_fresh_process(bundle / "float32.tflite", 1) == {"load_ms": None, "peak_memory_mb": None}
+    assert bench.measure_fresh_process(content, "float32", 1) == {"load_ms": None, "peak_memory_mb": None}
 
 
-def test_a_file_that_is_no_model_leaves_its_numbers_unknown(tmp_path):
-    (tmp_path / "text.tflite").write_text("Dear reader")
+def test_a_file_that_is_no_model_leaves_its_numbers_unknown():
     notes = []
-    assert bench.measure_fresh_process(tmp_path / "text.tflite", 1, notes.append) == {"load_ms": None, "peak_memory_mb": None}
+    assert bench.measure_fresh_process(b"Dear reader", "float32", 1, notes.append) == {"load_ms": None, "peak_memory_mb": None}
     assert "ValueError" in notes[0]
 
 
-def test_a_process_that_hangs_is_ended_with_an_error(bundle, monkeypatch):
-    monkeypatch.setattr(bench, "_LOAD_AND_RUN", "import time; time.sleep(60)")
+def test_a_process_that_hangs_is_ended_with_an_error(content, monkeypatch):
+    monkeypatch.setattr(bench, "LOAD_AND_RUN", "import time; time.sleep(60)")
     monkeypatch.setattr(bench, "FRESH_PROCESS_TIMEOUT", 0.2)
-    with pytest.raises(InputError, match=r"float32.tflite' to load and run once within 0.2 seconds"):
-        bench.measure_fresh_process(bundle / "float32.tflite", 1)
+    with pytest.raises(InputError, match=r"'float32' to load and run once within 0.2 seconds"):
+        bench.measure_fresh_process(content, "float32", 1)
 
 
-def test_a_system_without_procfs_and_resource_tells_the_load_time_only(bundle, monkeypatch):
+def test_a_system_without_procfs_and_resource_tells_the_load_time_only(content, monkeypatch):
     hidden = "import sys; sys.modules['resource'] = None"
-    monkeypatch.setattr(bench, "_LOAD_AND_RUN", f"{hidden}\n{bench._LOAD_AND_RUN.replace('/proc/self', '/nowhere')}")
-    measured = bench.measure_fresh_process(bundle / "float32.tflite", 1)
+    monkeypatch.setattr(bench, "LOAD_AND_RUN", f"{hidden}\n{bench.LOAD_AND_RUN.replace('/proc/self', '/nowhere')}")
+    measured = bench.measure_fresh_process(content, "float32", 1)
     assert measured["load_ms"] > 0 and measured["peak_memory_mb"] is None
 
 
@@ -215,9 +218,50 @@ def test_files_that_are_no_models_or_of_another_size_are_refused(copy, refusal, 
 def test_a_file_that_crashes_the_runtime_is_found_in_a_process_of_its_own(copy, refusal, monkeypatch):
     (copy / "float32.tflite").write_bytes(b"new")
     edit_description(copy, lambda d: d["files"][0].update(sha256=hashlib.sha256(b"new").hexdigest()))
-    monkeypatch.setattr(first_run, "_TRY", "import os; os.abort()")
+    monkeypatch.setattr(first_run, "LOAD_AND_RUN", "import os; os.abort()")
     monkeypatch.setattr(bench, "delegate_coverage", lambda content: pytest.fail("it ran here"))
     assert "the process that tried it first ended with SIGABRT" in refusal("--bundle", copy, "--recipe", "float32")
+
+
+def test_what_was_checked_is_what_is_measured_whatever_stands_under_its_name_later(copy, monkeypatch, capsys):
+    first_run_of, size = bench.check_first_run, (copy / "float32.tflite").stat().st_size
+
+    def swap(*arguments, **options):
+        (copy / "float32.tflite").write_bytes(b"something else")
+        first_run_of(*arguments, **options)
+
+    monkeypatch.setattr(bench, "check_first_run", swap)
+    assert bench_main("--bundle", copy, "--recipe", "float32", "--runs", "1", "--json") == 0
+    row = json.loads(capsys.readouterr().out)["recipes"]["float32"]
+    assert row["bytes"] == size and row["load_ms"] > 0 and row["peak_memory_mb"] > 20
+
+
+def test_a_file_without_outputs_is_refused_in_a_line(copy, refusal):
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf((copy / "float32.tflite").read_bytes(), 0)
+    model.subgraphs[0].outputs, model.signatureDefs = [], []
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (copy / "float32.tflite").write_bytes(builder.Output())
+    edit_description(copy, lambda d: d["files"][0].update(sha256=hashlib.sha256(builder.Output()).hexdigest()))
+    assert "expected a .tflite file that runs here for the recipe 'float32'" in refusal("--bundle", copy, "--recipe", "float32")
+
+
+def test_files_that_do_not_fit_into_memory_together_are_refused_in_a_line(bundle, refusal, monkeypatch):
+    made = []
+
+    class Model(bench.TFLiteModel):
+        def __init__(self, *arguments):
+            made.append(arguments)
+            if len(made) == 4:
+                raise RuntimeError("Failed to allocate memory")
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(bench, "TFLiteModel", Model)
+    error = refusal("--bundle", bundle, "--runs", "1")
+    assert "expected the recipes float32, dynamic_int8 to run in memory together: Failed to allocate memory. Measure fewer at a time" in error
 
 
 @pytest.mark.parametrize(

@@ -68,12 +68,12 @@ def test_another_runtime_or_processor_tries_again(bundle, cache, tried, monkeypa
         ("import os; os.kill(os.getpid(), 9)", "ended with SIGKILL"),
         ("import os; os._exit(7)", "ended with exit code 7"),
         ("raise ValueError('two\\nlines')", "ended with lines"),
-        ("import time; time.sleep(60)", "ended with nothing after 0.5 seconds"),
+        ("import time; time.sleep(60)", "had not ended after 1.5 seconds"),
     ],
 )
 def test_a_crash_or_a_hang_is_one_line_and_not_remembered(bundle, cache, tmp_path, monkeypatch, capsys, program, message):
     Image.new("RGB", (5, 7)).save(tmp_path / "picture.png")
-    monkeypatch.setattr(first_run, "_TRY", program)
+    monkeypatch.setattr(first_run, "LOAD_AND_RUN", program)
     monkeypatch.setattr(first_run, "TIMEOUT", 0.5 if "sleep" in program else 60)
     for _ in range(2):
         assert edge_main([str(tmp_path / "picture.png"), "--bundle", str(bundle)]) == 2
@@ -81,6 +81,14 @@ def test_a_crash_or_a_hang_is_one_line_and_not_remembered(bundle, cache, tmp_pat
         assert captured.out == "" and captured.err.startswith("error: expected a .tflite file that runs here") and captured.err.count("\n") == 1
         assert message in captured.err
     assert not cache.exists()
+
+
+def test_a_large_file_has_more_time(monkeypatch):
+    limits = []
+    monkeypatch.setattr(first_run, "run_alone", lambda program, arguments, timeout, content: limits.append(timeout) or ("", None))
+    for content in (bytes(400_000), bytes(118_500_000)):
+        first_run.check_first_run(content, hashlib.sha256(content).hexdigest(), "float32", 2)
+    assert limits == [60, 178]
 
 
 def change_graph(bundle, change):
