@@ -125,8 +125,9 @@ def _run_camera(classifier, arguments, overlays):
         print(json.dumps(result) if arguments.json else line, flush=True)
         _raise_error(result)
 
-    times = camera.watch(classifier, arguments.camera, show, arguments.top_k, arguments.threshold)
-    print(f"{len(times)} pictures{_median(times)}", file=sys.stderr if arguments.json else sys.stdout)
+    count, times = camera.watch(classifier, arguments.camera, show, arguments.top_k, arguments.threshold)
+    of = f" of the last {len(times)}" if count > len(times) else ""
+    print(f"{count} pictures{_median(times)}{of}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 

@@ -55,6 +55,8 @@ def opencv(monkeypatch):
                 pace.acquire(timeout=60)
                 time.sleep(seconds)
                 for picture in waiting:
+                    if isinstance(picture, Exception):
+                        raise picture
                     return True, picture
                 if at_end == "ctrl-c":
                     _thread.interrupt_main()
@@ -126,6 +128,37 @@ def test_a_camera_that_gives_nothing_is_not_waited_for_without_end(bundle, openc
     monkeypatch.setattr(camera, "_PATIENCE", 0.2)
     assert edge_main(["--camera", "3", "--bundle", str(bundle)]) == 2
     assert "received none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("picture", "problem"),
+    [(ValueError("(-215:Assertion failed)\nin function 'read'"), "(-215:Assertion failed) in function"), (np.ones((4, 5)), "(4, 5)")],
+)
+def test_what_goes_wrong_while_a_camera_is_read_is_one_line(bundle, opencv, capsys, picture, problem):
+    released = opencv([picture])
+    assert edge_main(["--camera", "3", "--bundle", str(bundle)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: expected a picture from the camera, received ") and problem in error and error.count("\n") == 1
+    assert released == [3]
+
+
+def test_a_camera_is_not_given_back_while_it_is_read(opencv):
+    pace = threading.Semaphore(0)
+    released = opencv([np.ones((4, 5, 3), "uint8")] * 2, pace=pace)
+    source = camera.Camera(3)
+    source.close()  # The thread waits for a picture, as it does for a camera that hangs.
+    assert released == [] and source._thread.is_alive()
+    pace.release()
+    source._thread.join(timeout=60)
+    assert released == [3]
+
+
+def test_of_a_long_run_the_last_times_are_kept_and_all_pictures_counted(bundle, opencv, rng, monkeypatch, capsys):
+    monkeypatch.setattr(camera, "REMEMBERED", 2)
+    opencv(rng.integers(0, 256, (5, 9, 7, 3)).astype("uint8"))
+    assert edge_main(["--camera", "3", "--bundle", str(bundle)]) == 0
+    summary = capsys.readouterr().out.splitlines()[-1]
+    assert summary.startswith("5 pictures, median ") and summary.endswith(" ms of the last 2")
 
 
 def test_a_camera_that_is_not_there_is_refused(bundle, opencv, capsys):
