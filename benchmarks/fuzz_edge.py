@@ -1,5 +1,8 @@
 """Breaks pictures and bundles in every way, and shows that the device program ends each with a result or one line, and touches nothing else.
 
+Watched, in the program's processes, are the files that Python opens, lists, makes, changes and removes, the programs that it starts, and the
+network. It may read what it is given, Python with its packages, and /usr, /lib, /proc and /sys; it may write in its home and the current folder.
+
 `python benchmarks/fuzz_edge.py --bundle demo-out/bundle`; some minutes for 2,000 pictures and 200 bundles, always the same ones for a seed.
 Its last line is JSON: counts, and `problems`, which are none if all is well.
 """
@@ -21,28 +24,41 @@ import time
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, features
 
 ROOT = pathlib.Path(__file__).parent.parent
 PICTURES_LIMIT, BUNDLE_LIMIT = 600, 100  # seconds for a folder of pictures, and for one bundle
 _BATCH = 250  # pictures in a folder
+_COMMAND = ["-P", "-m", "edge_demo"]
 
-# Runs a module of the device program and notes each file that it opens where it has no business.
+# As sitecustomize.py it is run by the program and by each Python that the program starts. What Pillow's or the runtime's compiled code does by
+# itself, it does not see: that nothing was written is what `_snapshot` shows, of the folders that the program is given.
 _GUARD = """
-import os, runpy, sys
-log, readable, writable = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT), *(tuple(a.split(os.pathsep)) for a in sys.argv[2:4])
-sys.argv = sys.argv[4:]
+import os, sys
+log = os.open(os.environ["FUZZ_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+readable, writable = (os.environ[name].split(os.pathsep) for name in ("FUZZ_READABLE", "FUZZ_WRITABLE"))
+writable.append(f"/proc/{os.getpid()}/oom_score_adj")  # of the process that tries a file
+changes = {f"os.{name}": 1 for name in ("remove", "mkdir", "rmdir", "chmod", "chown", "truncate", "utime")}
+changes |= {f"os.{name}": 2 for name in ("rename", "link", "symlink")}  # each with a path at both ends
+def is_in(path, places):
+    return any(path == place or path.startswith(os.path.join(place, "")) for place in places)
+def note(event, what):
+    os.write(log, f"{event} {what}\\n".encode(errors="surrogateescape"))
 def watch(event, arguments):
-    if event == "open" and not isinstance(arguments[0], int):
-        path, writes = os.path.realpath(os.fsdecode(arguments[0])), (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    elif event in ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "os.link", "os.symlink", "os.truncate"):
-        path, writes = os.path.realpath(os.fsdecode(arguments[1 if event in ("os.rename", "os.link", "os.symlink") else 0])), True
-    else:
-        return
-    if not path.startswith(writable) and (writes or not path.startswith(readable)):
-        os.write(log, f"{event} {path}\\n".encode(errors="surrogateescape"))
+    if event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], (str, bytes, os.PathLike)):
+        path = os.path.realpath(os.fsdecode(arguments[0]))
+        writes = event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        if not is_in(path, writable) and (writes or not is_in(path, readable)):
+            note(event, path)
+    elif event in changes:
+        for path in arguments[: changes[event]]:
+            if not is_in(os.path.realpath(os.fsdecode(path)), writable):
+                note(event, path)
+    elif event == "subprocess.Popen" and os.fsdecode(arguments[0]) != sys.executable:
+        note(event, arguments[0])
+    elif event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "os.system", "os.exec", "os.posix_spawn", "os.kill"):
+        note(event, arguments)
 sys.addaudithook(watch)
-runpy.run_module("edge_demo", run_name="__main__", alter_sys=True)
 """
 
 
@@ -57,24 +73,74 @@ def whole_pictures(rng):
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3)).astype("uint8"))
     rgb = coarse.resize((61, 47), Image.Resampling.BICUBIC)
     grey, wide = rgb.convert("L"), Image.fromarray(np.asarray(rgb.convert("L")).astype("uint16") * 257)
-    rgba, exif = rgb.copy(), rgb.getexif()
+    rgba, exif = rgb.copy(), full_exif()
     rgba.putalpha(grey)
-    exif[0x0112], exif[0x010E] = 6, "a picture"
     frames = [rgb, rgb.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
-    return {
+    whole = {
         "jpg": [
             _encoded(rgb.resize((1200, 900)), "JPEG"),  # decoded at half its size
             _encoded(rgb, "JPEG", progressive=True),
-            _encoded(rgb, "JPEG", exif=exif),
+            _encoded(rgb, "JPEG", exif=exif, xmp=_XMP, comment=b"a comment"),
             _encoded(rgb.convert("CMYK"), "JPEG"),
             _encoded(grey, "JPEG", restart_marker_blocks=2),
         ],
-        "png": [_encoded(p, "PNG") for p in (rgb, rgba, wide, rgb.convert("P"), grey.convert("1"))],
+        "png": [_encoded(p, "PNG") for p in (rgb, rgba, wide, rgb.convert("P"), grey.convert("1"))] + [_encoded(rgb, "PNG", exif=exif)],
         "webp": [_encoded(rgb, "WEBP"), _encoded(rgba, "WEBP", lossless=True), _encoded(rgb, "WEBP", save_all=True, append_images=frames, exif=exif)],
         "gif": [_encoded(rgb, "GIF"), _encoded(rgb, "GIF", save_all=True, append_images=frames)],
         "bmp": [_encoded(rgb, "BMP"), _encoded(rgb.convert("P"), "BMP")],
-        "tif": [_encoded(p, "TIFF", compression=c) for p, c in ((rgb, "tiff_lzw"), (wide, None), (rgb, "jpeg"), (grey.convert("1"), "group4"))],
+        "tif": [_encoded(p, "TIFF", compression=c) for p, c in ((rgb, "tiff_lzw"), (wide, None), (rgb, "jpeg"), (grey.convert("1"), "group4"))]
+        + [_encoded(rgb, "TIFF", exif=exif.tobytes())],
+        "ppm": [_encoded(p, "PPM") for p in (rgb, grey, wide, grey.convert("1"))] + [b"P3\n# plain\n2 2\n255\n" + b"255 0 7 " * 4],
     }
+    if features.check("jpg_2000"):
+        whole["jp2"] = [
+            _encoded(p, "JPEG2000", **options) for p, options in ((rgb, {}), (wide, {}), (rgba, {"num_resolutions": 2, "tile_size": (32, 32)}))
+        ]
+    if features.check("avif"):
+        whole["avif"] = [
+            _encoded(rgb, "AVIF", exif=exif.tobytes()),
+            _encoded(rgba, "AVIF", save_all=True, append_images=[rgba.transpose(Image.Transpose.ROTATE_180)]),
+        ]
+    return whole
+
+
+_XMP = (
+    b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>"
+    b"<rdf:Description xmlns:tiff='http://ns.adobe.com/tiff/1.0/' tiff:Orientation='6'/></rdf:RDF></x:xmpmeta>"
+)
+
+
+def full_exif():
+    """Returns the EXIF of a phone's photo: an orientation, and directories of the exposure and of the place, below one another."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.ImageDescription], exif[ExifTags.Base.XResolution] = 6, "a picture", 72.0
+    exif[ExifTags.IFD.Exif] = {
+        ExifTags.Base.ExposureTime: 0.01,
+        ExifTags.Base.FNumber: 1.8,
+        ExifTags.Base.MakerNote: bytes(range(256)) * 4,
+        ExifTags.Base.UserComment: b"ASCII\0\0\0" + b"x" * 300,
+        ExifTags.Base.ExifImageWidth: 61,
+    }
+    exif[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSLatitude: (52.0, 30.0, 1.5), ExifTags.GPS.GPSLatitudeRef: "N", ExifTags.GPS.GPSAltitude: 34.5}
+    return exif
+
+
+def _broken_exif(rng, picture):
+    """A whole picture whose EXIF is damaged: its first directories, anywhere, its orientation, or cut."""
+    kind = str(rng.choice(["JPEG", "PNG", "WEBP"]))  # For AVIF, Pillow would read what it is to write.
+    exif = np.frombuffer(full_exif().tobytes(), "uint8").copy()  # which begins with Exif, two zeros, and the order of bytes
+    damage = rng.integers(0, 4)
+    if damage < 2:
+        where = rng.integers(6, 200 if damage else len(exif), rng.integers(1, 20))
+        exif[where] = rng.choice([0, 1, 8, 127, 128, 255, *rng.integers(0, 256, 6)], len(where))
+    content = exif.tobytes()
+    if damage == 2:
+        content = content[: int(rng.integers(6, len(content)))]
+    elif damage == 3:
+        changed = full_exif()
+        changed[ExifTags.Base.Orientation] = int(rng.choice([0, 1, 2, 3, 4, 5, 7, 8, 9, 255, 65535]))
+        content = changed.tobytes()
+    return kind.lower().replace("jpeg", "jpg"), _encoded(picture, kind, exif=content)
 
 
 def _png(width, height, data, depth=8, colour=2):
@@ -94,6 +160,8 @@ def _wrong_size(rng, content, suffix):
     changed = bytearray(content)
     if suffix == "bmp":
         changed[18:26] = struct.pack("<II", width, height)
+    elif suffix == "ppm":
+        return content[:3] + f"{width} {height}\n".encode() + content[content.find(b"\n", 3) + 1 :]
     elif suffix == "gif":
         changed[6:10] = struct.pack("<HH", width & 0xFFFF, height & 0xFFFF)
     elif suffix == "jpg":
@@ -109,7 +177,9 @@ def broken_picture(rng, whole):
     """Returns a kind of damage, a suffix and the bytes of a picture."""
     suffix = str(rng.choice(list(whole)))
     content = whole[suffix][rng.integers(0, len(whole[suffix]))]
-    damage = str(rng.choice(["truncated", "bits", "bytes", "header", "wrong size", "filled", "cut out", "other suffix", "bomb", "no picture"]))
+    damage = str(
+        rng.choice(["truncated", "bits", "bytes", "header", "wrong size", "filled", "cut out", "other suffix", "bomb", "no picture", "exif"])
+    )
     changed = np.frombuffer(content, "uint8").copy()
     if damage == "truncated":
         return damage, suffix, content[: int(rng.integers(0, len(content)))]
@@ -117,6 +187,8 @@ def broken_picture(rng, whole):
         return damage, suffix, _wrong_size(rng, content, suffix)
     if damage == "other suffix":
         return damage, str(rng.choice(list(whole))), content
+    if damage == "exif":
+        return damage, *_broken_exif(rng, Image.open(io.BytesIO(whole["png"][0])))
     if damage == "bomb":
         side = int(rng.choice([12000, 17000, 30000, 60000]))
         return damage, "png", _png(side, side, zlib.compress(bytes(rng.integers(1, 20) * 2**20), 9), *rng.choice([(1, 0), (8, 0), (8, 2), (16, 6)]))
@@ -246,12 +318,38 @@ def _change_graph(rng, content):
     return bytes(builder.Output())
 
 
+def _change_shapes(rng, content, description):
+    """Lets a file and what model.json says of it tell the same lie about the size of the picture, the number of classes, or both."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    what = rng.integers(0, 3)
+    if what != 1:
+        size = [int(side) for side in rng.choice([1, 3, 8, 31, 33, 64, 255, 2048, 2**14], 2)]
+        description["preprocessing"].update(crop=size, resize=size)
+        description["input"]["shape"] = [1, *size, 3]
+        graph.tensors[graph.inputs[0]].shape = np.array([1, *size, 3], "int32")
+    if what != 0:
+        classes = int(rng.choice([1, 2, 9, 1000, 2**20, 2**31 - 1]))
+        description["outputs"][0]["shape"] = [1, classes]
+        description["labels"] = None if rng.random() < 0.5 or classes > 10**6 else ["x"] * classes
+        graph.tensors[graph.outputs[0]].shape = np.array([1, classes], "int32")
+    for tensor in (*graph.inputs, *graph.outputs):
+        if rng.random() < 0.3:  # Which a file with sizes that change has besides, and may contradict it.
+            graph.tensors[tensor].shapeSignature = np.array([-1, *graph.tensors[tensor].shape[1:]], "int32")
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 def break_bundle(rng, folder, secret):
     """Damages a copy of a bundle in one way, and returns which."""
     path = folder / "model.json"
     description = json.loads(path.read_text())
     name = next(file["file"] for file in description["files"] if file["recipe"] == description["recommended"]["cpu"])
-    damage = str(rng.choice(["values", "text", "model", "model with its sha256", "link"], p=[0.25, 0.1, 0.1, 0.5, 0.05]))
+    damage = str(rng.choice(["values", "text", "model", "model with its sha256", "shapes of both", "link"], p=[0.2, 0.1, 0.1, 0.4, 0.15, 0.05]))
     if damage == "values":
         _change_values(rng, description)
         path.write_text(json.dumps(description))
@@ -262,7 +360,8 @@ def break_bundle(rng, folder, secret):
         target.unlink()
         [lambda: target.symlink_to(secret), lambda: os.mkfifo(target), target.mkdir, lambda: target.symlink_to(target)][rng.integers(0, 4)]()
     else:
-        content = _change_model(rng, (folder / name).read_bytes())
+        content = (folder / name).read_bytes()
+        content = _change_shapes(rng, content, description) if damage == "shapes of both" else _change_model(rng, content)
         (folder / name).write_bytes(content)
         if damage != "model":
             for file in description["files"]:
@@ -273,35 +372,25 @@ def break_bundle(rng, folder, secret):
 
 def _run(sandbox, arguments, readable, limit):
     """Runs the device program; returns the process, or `None` if it had to be ended, and the files it had no business with."""
-    home, work, log = sandbox / "home", sandbox / "work", sandbox / "opened"
+    home, work, log, guard = (sandbox / name for name in ("home", "work", "opened", "guard"))
     log.write_bytes(b"")
-    readable = [
-        *readable,
-        ROOT,
-        sys.prefix,
-        sys.base_prefix,
-        "/usr",
-        "/lib",
-        "/etc/localtime",
-        "/proc",
-        "/sys",
-        "/dev/null",
-        *map(os.path.realpath, sys.path),
-    ]
-    command = [
-        sys.executable,
-        "-P",
-        "-c",
-        _GUARD,
-        log,
-        os.pathsep.join(str(p) for p in readable if str(p)),
-        os.pathsep.join((f"{home}/", f"{work}/", "/dev/null")),
-    ]
-    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    guard.mkdir(exist_ok=True)
+    (guard / "sitecustomize.py").write_text(_GUARD)
+    system = ["/usr", "/lib", "/etc/localtime", "/proc", "/sys"]
+    readable = [*readable, guard, ROOT, sys.prefix, sys.base_prefix, *system, *filter(None, sys.path)]
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "PYTHONPATH": os.pathsep.join(map(str, (guard, ROOT))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "FUZZ_LOG": str(log),
+        "FUZZ_READABLE": os.pathsep.join({os.path.realpath(path) for path in readable}),
+        "FUZZ_WRITABLE": os.pathsep.join(map(str, (home, work, os.path.realpath(os.devnull)))),
+    }
     environment.pop("XDG_CACHE_HOME", None)
     try:
         finished = subprocess.run(
-            [*command, "edge_demo", *map(str, arguments)],
+            [sys.executable, *_COMMAND, *map(str, arguments)],
             cwd=work,
             env=environment,
             timeout=limit,
@@ -355,9 +444,7 @@ def fuzz_pictures(bundle, count, seed=0, log=print):
                 result["damages"][damage] = result["damages"].get(damage, 0) + 1
                 (sandbox / "pictures" / f"{index:04}.{suffix}").write_bytes(content)
             before, started = _snapshot(sandbox / "pictures"), time.monotonic()
-            finished, opened = _run(
-                sandbox, ["--folder", sandbox / "pictures", "--bundle", bundle], [f"{sandbox}/pictures/", f"{bundle}/"], PICTURES_LIMIT
-            )
+            finished, opened = _run(sandbox, ["--folder", sandbox / "pictures", "--bundle", bundle], [sandbox / "pictures", bundle], PICTURES_LIMIT)
             result["seconds"] += time.monotonic() - started
             problem = _judge(finished, opened, (0, 1)) or ("a picture was changed" if _snapshot(sandbox / "pictures") != before else None)
             if problem:
@@ -395,11 +482,9 @@ def fuzz_bundles(bundle, count, seed=0, log=print):
             shutil.copytree(bundle, broken, ignore=shutil.ignore_patterns("report*"))
             damage = break_bundle(rng, broken, secret)
             result["damages"][damage] = result["damages"].get(damage, 0) + 1
-            untouched = [path for path in sandbox.iterdir() if path.name not in ("home", "work", "opened")]
+            untouched = [path for path in sandbox.iterdir() if path.name not in ("home", "work", "opened", "guard")]
             before, started = {path: _snapshot(path) if path.is_dir() else path.read_bytes() for path in untouched}, time.monotonic()
-            finished, opened = _run(
-                sandbox, [sandbox / "picture.png", "--bundle", broken, "--json"], [f"{broken}/", f"{sandbox}/picture.png"], BUNDLE_LIMIT
-            )
+            finished, opened = _run(sandbox, [sandbox / "picture.png", "--bundle", broken, "--json"], [broken, sandbox / "picture.png"], BUNDLE_LIMIT)
             result["seconds"] += time.monotonic() - started
             problem = _judge(finished, opened, (0, 2))
             if before != {path: _snapshot(path) if path.is_dir() else path.read_bytes() for path in untouched} or list((sandbox / "work").iterdir()):

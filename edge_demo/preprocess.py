@@ -24,7 +24,7 @@ _FORMATS = tuple(name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", 
 # a phone, 4032x3024, come down to a quarter for 256 pixels; at 2, sharp edges would differ by 17 of 256 levels.
 _REDUCED_AT_LEAST = 2.75
 # Pillow's decoders raise all of these on damaged files.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError, AttributeError, struct.error)
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, OverflowError, MemoryError, AttributeError, RuntimeError, struct.error)
 # What turns a picture upright, for each orientation of EXIF.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

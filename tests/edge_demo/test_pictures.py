@@ -115,10 +115,19 @@ def test_a_truncated_picture_is_refused(tmp_path, kind, kept):
         open_picture(path)
 
 
+@pytest.mark.skipif("AVIF" not in Image.SAVE, reason="Pillow before 11.3 knows no AVIF")
+def test_an_avif_whose_pixels_are_damaged_is_refused(tmp_path):
+    content = damaged("AVIF")
+    start = content.index(b"mdat") + 4
+    (tmp_path / "damaged.avif").write_bytes(content[:start] + bytes(10) + content[start + 10 :])
+    with pytest.raises(InputError, match=r"this picture is damaged \(Failed to decode frame 0"):
+        open_picture(tmp_path / "damaged.avif")
+
+
 def test_flipped_bytes_never_escape_as_another_error(tmp_path):
     rng = np.random.default_rng(0)
     path = tmp_path / "mutated"
-    for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF"):
+    for kind in [kind for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF") if kind in Image.SAVE]:
         content = np.frombuffer(damaged(kind), "uint8")
         for _ in range(40):
             mutated = content.copy()
