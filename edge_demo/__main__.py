@@ -49,6 +49,8 @@ def add_arguments(parser):
     parser.add_argument("--folder", metavar="DIR", help="classify all pictures of a folder and its sub-folders, into a table")
     parser.add_argument("--bundle", default="bundle", metavar="DIR", help="folder with model.json (default: bundle)")
     parser.add_argument("--recipe", metavar="NAME", help="file of the bundle to run (default: the one recommended for a CPU)")
+    size = {"nargs": 2, "type": positive_integer, "metavar": ("H", "W")}
+    parser.add_argument("--size", help="of the sizes of pictures that the bundle's files take, the one to use (default: the first)", **size)
     parser.add_argument("--threads", type=positive_integer, default=2, metavar="N", help="(default: 2)")
     parser.add_argument("--top-k", type=positive_integer, default=5, metavar="K", help="number of classes to show (default: 5)")
     parser.add_argument("--threshold", type=_fraction, default=0.0, metavar="T", help="leave out classes of a smaller probability, from 0 to 1")
@@ -77,7 +79,7 @@ def run(arguments):
         if os.path.isdir(image):
             raise InputError(f"expected picture files, received {image!r}, which is a folder. `--folder {image}` classifies all pictures in it.")
     images = arguments.images if arguments.folder is None else folder.find_pictures(arguments.folder)
-    classifier = Classifier(arguments.bundle, arguments.recipe, arguments.threads)
+    classifier = Classifier(arguments.bundle, arguments.recipe, arguments.threads, arguments.size)
     overlays = _open_overlays(arguments, images)
     if arguments.camera is not None:
         return _run_camera(classifier, arguments, overlays)

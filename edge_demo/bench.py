@@ -18,7 +18,7 @@ from . import __main__ as edge_main
 from .bundle import find_file, read_bundle, read_file
 from .classifier import TFLiteModel, check_threads
 from .errors import InputError
-from .first_run import LOAD_AND_RUN, check_first_run, run_alone
+from .first_run import LOAD_AND_RUN, check_first_run, load_and_run_arguments, run_alone
 from .quiet import quietly
 
 RUNS = 20
@@ -68,7 +68,7 @@ def measure_fresh_process(content, recipe, threads, log=lambda line: None):
         InputError: If the process has not ended after ten minutes.
     """
     try:
-        output, reason = run_alone(LOAD_AND_RUN, [threads], FRESH_PROCESS_TIMEOUT, content)
+        output, reason = run_alone(LOAD_AND_RUN, load_and_run_arguments(threads), FRESH_PROCESS_TIMEOUT, content)
     except subprocess.TimeoutExpired:
         limit = f"{FRESH_PROCESS_TIMEOUT:g} seconds"
         raise InputError(f"expected the recipe {recipe!r} to load and run once within {limit}, which it did not. Leave it out.") from None

@@ -45,14 +45,49 @@ def read_bundle(folder, classifier=True):
         )
     if classifier and description.get("recommended") == dict.fromkeys(("cpu", "gpu", "npu")):
         raise InputError(f"expected a .tflite file in the bundle, received a SavedModel alone, in {str(path)!r}. Export it with another recipe too.")
-    for expected, holds in {**(_OF_A_CLASSIFIER if classifier else {}), **_EXPECTED}.items():
+    _check(description, {**(_OF_A_CLASSIFIER if classifier else {}), **_EXPECTED}, path)
+    return description
+
+
+def _check(description, promises, path):
+    for expected, holds in promises.items():
         try:
             held = holds(description)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
             held = False
         if not held:
             raise InputError(f"expected {expected} in {str(path)!r}. Export the bundle again.")
-    return description
+
+
+def at_size(folder, description, size):
+    """Chooses the way into a bundle's files that takes pictures of another size.
+
+    Args:
+        folder: Path of the bundle.
+        description: What `read_bundle` returned of it.
+        size: Height and width.
+
+    Returns:
+        The key of the signature, and the description with its input, preprocessing and outputs. The key is `None` for the bundle's main size.
+
+    Raises:
+        InputError: If there is none, with the sizes that there are.
+    """
+    path, size = pathlib.Path(folder) / "model.json", list(size)
+    _check(description, _WITH_SIGNATURES, path)
+    # Those for pixels of 8 bits are for programs that have no floating-point numbers to give.
+    found = {tuple(s["input"]["shape"][1:3]): s for s in description.get("signatures", []) if s["input"]["dtype"] == "float32"}
+    main = tuple(description["input"]["shape"][1:3])
+    if tuple(size) == main:
+        return None, description
+    if tuple(size) not in found:
+        sizes = ", ".join(f"{height} {width}" for height, width in sorted({main, *found}))
+        raise InputError(f"expected as --size one of the bundle's, {sizes:.200}, received {size[0]} {size[1]}. Export it with that size too.")
+    chosen = found[tuple(size)]
+    outputs = [{**output, "shape": own["shape"]} for output, own in zip(description["outputs"], chosen["outputs"], strict=False)]
+    changed = {**description, "input": chosen["input"], "preprocessing": chosen["preprocessing"], "outputs": outputs}
+    _check(changed, {**_OF_A_CLASSIFIER, **_EXPECTED}, path)
+    return chosen["key"], changed
 
 
 def find_file(description, recipe):
@@ -147,5 +182,16 @@ _EXPECTED = {
         len(d["files"]) > 0
         and all(_is_list([f["recipe"], f["file"], f["sha256"]], str, 3) for f in d["files"])
         and all(_is_inside(f["file"]) and (f["recipe"] + f["sha256"]).isprintable() for f in d["files"])
+    ),
+}
+_WITH_SIGNATURES = {
+    "signatures with key, input, preprocessing and outputs": lambda d: all(
+        s["key"].isidentifier()
+        and s["key"].isascii()
+        and isinstance(s["input"]["dtype"], str)
+        and _is_list(s["input"]["shape"], int, 4)
+        and isinstance(s["preprocessing"], dict)
+        and all(isinstance(output["shape"], list) for output in s["outputs"])
+        for s in d.get("signatures", [])
     ),
 }

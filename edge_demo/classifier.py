@@ -5,7 +5,7 @@ import time
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from .bundle import find_file, read_bundle, read_file
+from .bundle import at_size, find_file, read_bundle, read_file
 from .errors import InputError
 from .first_run import check_first_run
 from .preprocess import open_reduced, prepare
@@ -27,17 +27,26 @@ class TFLiteModel:
     Args:
         content: Bytes of the file. Only files that you trust: the runtime does not survive every damaged one.
         threads: Integer.
+        signature: String. Which way into the file; defaults to its first, whose outputs are in the order of the file. Others give theirs by name.
     """
 
-    def __init__(self, content, threads=2):
+    def __init__(self, content, threads=2, signature=None):
         self._interpreter = quietly(lambda: Interpreter(model_content=content, num_threads=threads))
-        quietly(self._interpreter.allocate_tensors)
-        self._input = self._interpreter.get_input_details()[0]
-        self._outputs = self._interpreter.get_output_details()
+        if signature is None:
+            self._signature = None
+            quietly(self._interpreter.allocate_tensors)
+            self._input = self._interpreter.get_input_details()[0]
+            self._outputs = self._interpreter.get_output_details()
+        else:
+            self._signature = quietly(lambda: self._interpreter.get_signature_runner(signature))
+            (self._name, self._input), *_ = self._signature.get_input_details().items()
+            self._outputs = list(self._signature.get_output_details().values())
         self.input_shape, self.output_shape = self._input["shape"].tolist(), self._outputs[0]["shape"].tolist()
 
     def outputs(self, x):
         """Runs float32 `(1, height, width, 3)` through the model and returns all its outputs."""
+        if self._signature is not None:
+            return list(self._signature(**{self._name: x}).values())
         self._interpreter.set_tensor(self._input["index"], x)
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(output["index"]) for output in self._outputs]
@@ -56,20 +65,23 @@ class Classifier:
         bundle: Path of the folder with model.json.
         recipe: String. Which file to run. Defaults to the one recommended for a CPU.
         threads: Integer, from 1 to 64.
+        size: Height and width. Which of the sizes that the files take; defaults to the bundle's main one.
 
     Raises:
-        InputError: If the bundle, the recipe or the number of threads cannot be used, a file's sha256 does not match, or it does not run.
+        InputError: If the bundle, the recipe, the number of threads or the size cannot be used, a file's sha256 does not match, or it does not run.
     """
 
-    def __init__(self, bundle, recipe=None, threads=2):
+    def __init__(self, bundle, recipe=None, threads=2, size=None):
         check_threads(threads)
-        self.description = read_bundle(bundle)
+        self.description, signature = read_bundle(bundle), None
+        if size is not None:
+            signature, self.description = at_size(bundle, self.description, size)
         self.labels = self.description["labels"]
         self.recipe = recipe or self.description["recommended"]["cpu"]
         content = read_file(bundle, self.description, self.recipe)
-        check_first_run(content, find_file(self.description, self.recipe)["sha256"], self.recipe, threads)
+        check_first_run(content, find_file(self.description, self.recipe)["sha256"], self.recipe, threads, signature)
         try:
-            self.model = TFLiteModel(content, threads)
+            self.model = TFLiteModel(content, threads, signature)
         except (ValueError, RuntimeError, IndexError, MemoryError) as error:
             raise InputError(f"expected a .tflite file for the recipe {self.recipe!r}: {error}. Export the bundle again.") from error
         shapes = self.model.input_shape, self.model.output_shape

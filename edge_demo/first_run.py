@@ -26,8 +26,8 @@ except OSError:
     pass
 import numpy
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-content, threads, thorough = sys.stdin.buffer.read(), int(sys.argv[1]), sys.argv[2:] == ["thorough"]
-if thorough:
+content, threads, signature, thoroughness = sys.stdin.buffer.read(), int(sys.argv[1]), *sys.argv[2:]
+if thoroughness == "thorough":
     plain = Interpreter(model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
     plain.allocate_tensors()
     plain._get_ops_details()
@@ -35,11 +35,16 @@ started = time.perf_counter()
 interpreter = Interpreter(model_content=content, num_threads=threads)
 interpreter.allocate_tensors()
 load_ms = 1000 * (time.perf_counter() - started)
-(image,) = interpreter.get_input_details()
-interpreter.set_tensor(image["index"], numpy.random.default_rng(0).standard_normal(image["shape"], dtype="float32"))
-interpreter.invoke()
-for output in interpreter.get_output_details():
-    interpreter.get_tensor(output["index"])
+runner = interpreter.get_signature_runner(signature) if signature else None
+(image,) = runner.get_input_details().values() if runner else interpreter.get_input_details()
+noise = numpy.random.default_rng(0).standard_normal(image["shape"], dtype="float32")
+if runner:
+    runner(**dict.fromkeys(runner.get_input_details(), noise))
+else:
+    interpreter.set_tensor(image["index"], noise)
+    interpreter.invoke()
+    for output in interpreter.get_output_details():
+        interpreter.get_tensor(output["index"])
 try:
     with open("/proc/self/status") as status:
         peak = 1024 * int(status.read().split("VmHWM:")[1].split()[0])
@@ -53,7 +58,7 @@ print(json.dumps({"load_ms": load_ms, "peak_memory_mb": peak and peak / 1e6}))
 """
 
 
-def check_first_run(content, sha256, recipe, threads, thorough=False):
+def check_first_run(content, sha256, recipe, threads, signature=None, thorough=False):
     """Runs a file in a process of its own, unless the same file ran on this machine before.
 
     What ran is remembered in `swin-keras/ran.txt` of the user's cache folder, with the version of the runtime. Where this
@@ -64,24 +69,31 @@ def check_first_run(content, sha256, recipe, threads, thorough=False):
         sha256: String of 64 hexadecimal digits: that of `content`.
         recipe: String for the error.
         threads: Integer.
+        signature: String. Which way into the file; defaults to its first.
         thorough: Boolean. Whether the file must also load without XNNPACK, as `bench` does.
 
     Raises:
         InputError: If it does not run, crashes the runtime, or has not ended after a minute and a second for each megabyte.
     """
     # A file that one processor survives may end another; a home may be shared between them.
-    entry = " ".join([sha256, ai_edge_litert.__version__, platform.machine(), *["thorough"] * thorough])
+    which = [f"signature={signature}"] if signature else []
+    entry = " ".join([sha256, ai_edge_litert.__version__, platform.machine(), *which, *["thorough"] * thorough])
     if entry in _read():
         return
     expected = f"expected a .tflite file that runs here for the recipe {recipe!r}: the process that tried it first"
     limit = TIMEOUT + len(content) // 10**6
     try:
-        _, problem = run_alone(LOAD_AND_RUN, [threads, *["thorough"] * thorough], limit, content)
+        _, problem = run_alone(LOAD_AND_RUN, load_and_run_arguments(threads, signature, thorough), limit, content)
     except subprocess.TimeoutExpired:
         raise InputError(f"{expected} had not ended after {limit:g} seconds. Use a smaller file of the bundle, or export it again.") from None
     if problem is not None:
         raise InputError(f"{expected} ended with {problem}. Export the bundle again.")
     _remember(entry)
+
+
+def load_and_run_arguments(threads, signature=None, thorough=False):
+    """Returns what `LOAD_AND_RUN` is started with."""
+    return [threads, signature or "", "thorough" if thorough else "quick"]
 
 
 def run_alone(program, arguments, timeout, content=b""):

@@ -223,6 +223,54 @@ def test_a_bundle_in_the_current_folder_is_found_without_an_argument(copy, pictu
     assert json.loads(capsys.readouterr().out)["recipe"] == "dynamic_int8"
 
 
+@pytest.fixture(scope="module")
+def several_sizes(tmp_path_factory):
+    from swin_keras.export import export_bundle
+
+    import swin_keras
+
+    folder = tmp_path_factory.mktemp("sizes") / "bundle"
+    model = randomize(swin_keras.create_model("swin_nano_patch4_window4_32", num_classes=7))
+    export_bundle(model, folder, recipes=["float32"], labels=LABELS, sizes=[(64, 48)], uint8_input=True)
+    return folder
+
+
+def test_a_size_chooses_the_signature_and_its_preprocessing(several_sizes, picture, capsys):
+    from ai_edge_litert.interpreter import Interpreter
+    from swin_keras.edge_demo import open_picture, preprocess
+
+    def top(*options):
+        assert edge_main([str(picture), "--bundle", str(several_sizes), "--top-k", "7", "--json", *options]) == 0
+        return {entry["index"]: entry["probability"] for entry in json.loads(capsys.readouterr().out)["top"]}
+
+    description = json.loads((several_sizes / "model.json").read_text())
+    (signature,) = [s for s in description["signatures"] if s["key"] == "size_64x48"]
+    x = preprocess(open_picture(picture), signature["preprocessing"])
+    logits = Interpreter(str(several_sizes / "float32.tflite")).get_signature_runner("size_64x48")(image=x)["logits"][0].astype("float64")
+    expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    for _ in range(2):  # the first time in a process of its own
+        found = top("--size", "64", "48")
+        np.testing.assert_allclose([found[index] for index in range(7)], expected, rtol=1e-5)
+    assert top("--size", "32", "32") == top() != found
+
+
+def test_a_size_that_the_bundle_lacks_is_refused_with_those_that_it_has(bundle, several_sizes, picture, refusal):
+    message = "expected as --size one of the bundle's, 32 32, 64 48, received 48 64. Export it with that size too."
+    assert message in refusal(picture, "--bundle", several_sizes, "--size", "48", "64")
+    assert "one of the bundle's, 32 32, received 64 48" in refusal(picture, "--bundle", bundle, "--size", "64", "48")
+    assert "argument --size" in refusal(picture, "--bundle", bundle, "--size", "64", "0")
+
+
+@pytest.mark.parametrize(
+    "signatures",
+    [None, 3, [None], [{}], [{"key": "a b"}], "text", {"a": 1}]
+    + [[{"key": "k", "input": {"shape": [1, 64, 48, 3], "dtype": "float32", "layout": "NHWC"}, "preprocessing": {}, "outputs": [{"shape": [1, 7]}]}]],
+)
+def test_signatures_that_are_none_are_refused(copy, picture, refusal, signatures):
+    edit_description(copy, lambda description: description.update(signatures=signatures))
+    refusal(picture, "--bundle", copy, "--size", "64", "48")
+
+
 def test_a_threshold_leaves_out_what_is_less_probable(bundle, picture, capsys):
     def top(*options):
         assert edge_main([str(picture), "--bundle", str(bundle), "--top-k", "7", "--json", *options]) == 0
