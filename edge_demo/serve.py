@@ -227,7 +227,9 @@ class Server:
             refusal = 408, {}
         except _Refusal as error:
             refusal = error.args
-        except OSError:
+        except OSError as error:
+            if not _is_exhausted(error):
+                raise
             refusal = _LATER
         else:
             keep = headers.get("connection", "").lower() != "close" and not {"content-length", "transfer-encoding"} & set(headers)
