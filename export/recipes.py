@@ -9,6 +9,7 @@ import re
 import warnings
 
 import numpy as np
+from swin_keras.edge_demo.quiet import quietly
 from swin_keras.export import tflite
 from swin_keras.export.signatures import DEFAULT
 
@@ -266,7 +267,7 @@ def find_ranges(float32_model, recipe, pictures, percentile=100.0):
     pictures = pictures if isinstance(pictures, dict) else {DEFAULT: pictures}
     with _silence():
         # Of all tensors, whatever the recipe takes of them.
-        calibrator = Calibrator(model, num_threads=2, qsv_update_func=lambda old, new: min_max_update(old, new) if new else old)
+        calibrator = quietly(lambda: Calibrator(model, num_threads=2, qsv_update_func=lambda old, new: min_max_update(old, new) if new else old))
         calibrator.calibrate({key: [{"image": picture[None]} for picture in taken] for key, taken in pictures.items()}, _all_integers(8))
         ranges = calibrator.get_model_qsvs()
     if percentile == 100.0:

@@ -8,7 +8,7 @@ import pathlib
 import tempfile
 import warnings
 
-from swin_keras.edge_demo.classifier import quietly
+from swin_keras.edge_demo.quiet import quietly
 from swin_keras.export.signatures import DEFAULT, Signature
 
 from swin_keras.layers.windows import MASKED_LOGIT
@@ -226,12 +226,11 @@ def signature_runs(model, keys, output_names, threads):
     """Returns a function for each of some signatures of a .tflite file, given as bytes: from a picture to a list of the named outputs."""
     from ai_edge_litert.interpreter import Interpreter
 
-    if not keys:
-        return {}
     interpreter = quietly(lambda: Interpreter(model_content=model, num_threads=threads))
+    quietly(interpreter.allocate_tensors)
 
     def runner(key):
-        signature = quietly(lambda: interpreter.get_signature_runner(key))
+        signature = interpreter.get_signature_runner(key)
 
         def run(picture):
             outputs = signature(image=picture)

@@ -48,19 +48,25 @@ def test_export_takes_labels_and_preprocessing_from_the_workdir(nano, tmp_path, 
     assert [file["recipe"] for file in description["files"]] == ["float32", "float16"]
 
 
-def test_export_calibrates_on_a_data_set(nano, tmp_path, capsys, refused):
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of pictures of noise, five in each of two sub-folders."""
     from PIL import Image
 
-    rng = np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("data") / "pictures", np.random.default_rng(0)
     for label in ("ant", "bee"):
-        (tmp_path / "pictures" / label).mkdir(parents=True)
+        (folder / label).mkdir(parents=True)
         for index in range(5):
-            Image.fromarray(rng.integers(0, 256, (41, 37, 3), "uint8")).save(tmp_path / "pictures" / label / f"{index}.png")
+            Image.fromarray(rng.integers(0, 256, (41, 37, 3), "uint8")).save(folder / label / f"{index}.png")
+    return folder
+
+
+def test_export_calibrates_on_a_data_set(nano, pictures, tmp_path, capsys, refused):
     arguments = ["export", str(nano), "--out", str(tmp_path / "bundle"), "--recipe", "hybrid_int8"]
     assert "`calibration` must be pictures for hybrid_int8. Received: None. Give some hundred" in refused(*arguments)
-    inside = ["export", nano, "--out", tmp_path / "pictures" / "bundle", "--calibration", f"folder:{tmp_path / 'pictures'}"]
+    inside = ["export", nano, "--out", pictures / "bundle", "--calibration", f"folder:{pictures}"]
     assert "Expected a bundle outside of the pictures" in refused(*inside)
-    assert main([*arguments, "--calibration", f"folder:{tmp_path / 'pictures'}"]) == 0
+    assert main([*arguments, "--calibration", f"folder:{pictures}"]) == 0
     assert "fidelity" in (tmp_path / "bundle" / "report.json").read_text()
     assert (tmp_path / "bundle" / "hybrid_int8.tflite").is_file() and "| hybrid_int8 |" in capsys.readouterr().out
 
@@ -389,11 +395,13 @@ def test_debug_shows_the_traceback(tmp_path):
         main(["export", str(tmp_path / "gone.keras"), "--out", str(tmp_path / "out"), "--debug"])
 
 
-def test_as_a_process_an_error_is_the_only_line_on_standard_error(tmp_path, nano, run_command):
+def test_as_a_process_an_error_is_the_only_line_on_standard_error(tmp_path, nano, pictures, run_command):
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     (tmp_path / "bad.png").write_bytes(b"nonsense")
-    export = run_command("-m", "swin_keras.export", nano, "--out", tmp_path / "bundle", "--recipe", "float32")
-    assert (export.returncode, export.stderr) == (0, "")
+    # The device runtime announces its delegate once a process: in the first file that is run, or before that where ranges are found.
+    for options in (["float32", "--uint8-input"], ["hybrid_int8", "--calibration", f"folder:{pictures}"]):
+        export = run_command("-m", "swin_keras.export", nano, "--out", tmp_path / "bundle", "--recipe", *options)
+        assert (export.returncode, export.stderr) == (0, "")
     for arguments in [
         ["-m", "swin_keras.export", tmp_path / "bad.safetensors", "--out", tmp_path / "other"],
         ["-m", "swin_keras.cli", "classify", tmp_path / "bad.png", "--bundle", tmp_path / "bundle"],
