@@ -76,11 +76,34 @@ def check_sizes(sizes, main):
     return sizes
 
 
-def check_numbers(accuracy_budget, percentile):
+def check_quantization(recipes, accuracy_budget, percentile, migrate):
+    """Refuses what is out of range, and what none of the recipes would use."""
     if accuracy_budget is not None and not (is_number(accuracy_budget) and 0 <= accuracy_budget <= 100):
         raise ValueError(f"`accuracy_budget` must be points of top-1 from 0 to 100. Received: accuracy_budget={accuracy_budget!r}.")
     if not is_number(percentile) or not 50 < percentile <= 100:
         raise ValueError(f"`percentile` must be above 50 and at most 100. Received: percentile={percentile!r}.")
+    integers = [recipe for recipe in RECIPES if RECIPES[recipe].has_integers]
+    calibrated = [recipe for recipe in RECIPES if RECIPES[recipe].calibrated]
+    given = [
+        ("accuracy_budget", accuracy_budget is not None, integers),
+        ("percentile", percentile != 100, calibrated),
+        ("migrate", migrate, integers),
+    ]
+    for name, used, applies in given:
+        if used and not set(applies).intersection(recipes):
+            raise ValueError(f"`{name}` is for the recipes {', '.join(applies)}. Received: {', '.join(recipes)}. Add one of them, or leave it out.")
+
+
+def is_classifier(model):
+    """Whether the model has one output `(batch, classes)`, which bears no name of its own."""
+    return not isinstance(model.output, dict) and [len(output.shape) for output in model.outputs] == [2]
+
+
+def check_classifier(model, labels, data, accuracy_budget):
+    if not is_classifier(model) and (labels is not None or data is not None or accuracy_budget is not None):
+        raise ValueError(
+            "`labels`, `data` and `accuracy_budget` are for a classifier, with one output (batch, classes). Received: a model with other outputs."
+        )
 
 
 def check_labels(labels, model):

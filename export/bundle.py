@@ -106,10 +106,10 @@ def export_bundle(
     """
     folder = pathlib.Path(folder).resolve()
     recipes = arguments.check_recipes(recipes)
+    arguments.check_switches(uint8_input=uint8_input, fold_normalization=fold_normalization, migrate=migrate)
+    arguments.check_quantization(recipes, accuracy_budget, percentile, migrate)
     calibrated = [recipe for recipe in recipes if RECIPES[recipe].calibrated] + ["migration"] * bool(migrate)
     arguments.check_calibrated(calibration, calibrated)
-    arguments.check_numbers(accuracy_budget, percentile)
-    arguments.check_switches(uint8_input=uint8_input, fold_normalization=fold_normalization, migrate=migrate)
     if accuracy_budget is not None and calibration is None and data is None:
         raise ValueError("`accuracy_budget` is measured on `data` or `calibration`. Received: neither. Give one; on the command line, --data SRC.")
     if recipes == ["saved_model"] and (sizes or uint8_input):
@@ -118,12 +118,9 @@ def export_bundle(
     log("building the deploy graph")
     options = {"layout": layout, "gelu": gelu, "fp16_safe_norm": fp16_safe_norm}
     export = _Export(model, options, preprocessing, sizes, uint8_input, fold_normalization, log)
+    arguments.check_classifier(export.models[0], labels, data, accuracy_budget)
     labels = arguments.check_labels(labels, export.models[0])
     export.choose_pictures(arguments.read_calibration(calibration, export.shape, calibrated))
-    if export.output_kind == "features" and (labels is not None or data is not None or accuracy_budget is not None):
-        raise ValueError(
-            "`labels`, `data` and `accuracy_budget` are for a classifier, with one output (batch, classes). Received: a model with other outputs."
-        )
     if data is not None:
         export.choose_examples(data)
     report = {
@@ -141,7 +138,7 @@ def export_bundle(
     export.compare_graphs()
     with _written_beside(folder) as partial:
         if set(recipes) != {"saved_model"}:
-            export.convert(migrate and any(RECIPES[recipe].has_integers for recipe in recipes))
+            export.convert(migrate)
         for recipe in recipes:
             if recipe == "saved_model":
                 measured = export.write_saved_model(partial / recipe)
@@ -354,10 +351,8 @@ def _check_accuracy(recipe, top1, keras_top1, max_loss):
 
 def _outputs(model, reference):
     """Returns the name of each output, in the order of `keras.tree.flatten`, and what they are: logits, probabilities or features."""
-    if isinstance(model.output, dict):
-        return sorted(model.output), "features"
-    if len(reference) > 1 or reference[0].ndim != 2:
-        return [f"output_{i}" for i in range(len(reference))], "features"
+    if not arguments.is_classifier(model):
+        return sorted(model.output) if isinstance(model.output, dict) else [f"output_{i}" for i in range(len(reference))], "features"
     # Told from the values: a softmax may stand anywhere in the graph, and logits of many pictures are not all in [0, 1].
     if np.all((reference[0] >= 0) & (reference[0] <= 1)):
         return ["probabilities"], "probabilities"

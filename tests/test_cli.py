@@ -289,6 +289,8 @@ def test_export_refuses_a_truncated_or_foreign_zip(nano, tmp_path, refused):
         (["{model}", "--out", "{out}", "--percentile", "20"], "`percentile` must be above 50"),
         (["{model}", "--out", "{out}", "--accuracy-budget", "-3"], "`accuracy_budget` must be points"),
         (["{model}", "--out", "{out}", "--migrate"], "`calibration` must be pictures for migration"),
+        (["{model}", "--out", "{out}", "--percentile", "99.9"], "`percentile` is for the recipes hybrid_int8, full_int8, int16x8. Received: float32"),
+        (["{model}", "--out", "{out}", "--recipe", "float32", "--accuracy-budget", "1", "--data", "digits"], "`accuracy_budget` is for the recipes"),
         (["{model}", "--out", "{out}", "--labels", "{gone}"], "which is no file"),
         (["{model}", "--out", "{out}", "--labels", "{two}"], "each of the model's 3 classes. Received: 2 names"),
         (["{model}", "--out", "{out}", "--labels", "{model}"], "Expected UTF-8 text"),

@@ -263,6 +263,12 @@ def test_named_outputs_keep_their_names(names, tmp_path, rng):
         np.testing.assert_allclose(received[name], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("arguments", [{"labels": list("abcde")}, {"data": []}, {"accuracy_budget": 1, "calibration": []}], ids=str)
+def test_what_is_for_a_classifier_is_refused_for_feature_maps_before_anything_is_read(arguments, tmp_path):
+    with pytest.raises(ValueError, match="are for a classifier, with one output .batch, classes.. Received: a model with other outputs"):
+        export.export_bundle(small_model(lambda features, average: features), tmp_path / "bundle", **arguments)
+
+
 def test_a_list_of_outputs_keeps_its_order(tmp_path, rng):
     import keras
 
@@ -627,6 +633,9 @@ def test_attention_maps_of_a_backbone_are_outputs_of_the_file(tmp_path, rng):
         ({"accuracy_budget": 0.3}, "`accuracy_budget` is measured on `data` or `calibration`. Received: neither"),
         ({"migrate": True}, "`calibration` must be pictures for migration. Received: None"),
         ({"percentile": 50}, "`percentile` must be above 50 and at most 100. Received: percentile=50"),
+        ({"percentile": 99.9}, "`percentile` is for the recipes hybrid_int8, full_int8, int16x8. Received: float32, float16, dynamic_int8. Add one"),
+        ({"recipes": "float16", "accuracy_budget": 0.3}, "`accuracy_budget` is for the recipes dynamic_int8, hybrid_int8, .* Received: float16. Add"),
+        ({"recipes": "saved_model", "migrate": True}, "`migrate` is for the recipes dynamic_int8, hybrid_int8, .* Received: saved_model"),
         ({"gelu": "relu"}, "`gelu` must be one of"),
     ],
 )
