@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import sys
 
 from swin_keras.edge_demo import __main__ as edge_main
@@ -78,7 +79,7 @@ def _parser():
     command.add_argument("--seed", type=_whole_number, default=0, metavar="N", help="(default: 0)")
 
     command = add("train", _train, "train a model; the same command again resumes an interrupted run")
-    command.add_argument("--data", required=True, metavar="SRC", help=_DATA)
+    command.add_argument("--data", required=True, type=_pictures, metavar="SRC", help=_DATA)
     command.add_argument("--variant", required=True, metavar="NAME", help="a name that `swin-keras models` lists")
     command.add_argument("--workdir", required=True, metavar="DIR", help="where the run is kept")
     command.add_argument("--recipe", default="small", metavar="NAME", help="small (the default), finetune_small, imagenet_300, ...: docs/training.md")
@@ -93,7 +94,7 @@ def _parser():
 
     command = add("evaluate", _evaluate, "measure the accuracy of a model or a bundle")
     command.add_argument("model", metavar="MODEL", help=f"a workdir of `train`, a .keras file, a bundle, or of a released model: {_WEIGHTS}")
-    command.add_argument("--data", metavar="SRC", help=_DATA)
+    command.add_argument("--data", type=_pictures, metavar="SRC", help=_DATA)
     command.add_argument("--split", default="test", metavar="NAME", help="test (the default), validation or train")
     command.add_argument("--recipe", metavar="NAME", help="which file of a bundle (default: the one recommended for CPUs)")
     command.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its sets")
@@ -113,9 +114,16 @@ def _parser():
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the bundle")
     command.add_argument("--recipe", action="append", metavar="NAME", help="repeats (default: float32, float16, dynamic_int8)")
     command.add_argument("--labels", metavar="FILE", help="text file with a class name on each line")
-    command.add_argument("--calibration", metavar="SRC", help=f"training pictures for hybrid_int8, full_int8 and int16x8: {_DATA}")
+    command.add_argument(
+        "--calibration",
+        type=_pictures,
+        metavar="SRC",
+        help=f"training pictures for hybrid_int8, full_int8 and int16x8: {_DATA}; here a folder may hold the pictures without sub-folders",
+    )
     command.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its sets")
-    command.add_argument("--data", metavar="SRC", help="test pictures with labels, on which each file's accuracy is measured for the report")
+    command.add_argument(
+        "--data", type=_pictures, metavar="SRC", help="test pictures with labels, on which each file's accuracy is measured for the report"
+    )
     command.add_argument(
         "--accuracy-budget",
         type=float,
@@ -150,6 +158,13 @@ def _whole_number(text):
     if not text.isdecimal() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**31 - 1}, received {text!r}")
     return int(text)
+
+
+def _pictures(text):
+    if re.fullmatch("digits|(folder|tfds):.+", text, re.DOTALL):
+        return text
+    hint = f"; for the folder of that name write folder:{text}" if os.path.isdir(text) else ""
+    raise argparse.ArgumentTypeError(f"expected digits, folder:PATH or tfds:NAME, received {text!r}{hint}")
 
 
 def _setting(text):
@@ -313,7 +328,7 @@ def _export(arguments):
 
 def _calibration(arguments, source, log):
     """Gives pictures, read only when they are asked for: by then the export has found the model and its arguments right."""
-    images = _load(arguments.calibration, "train", arguments, source, log)
+    images = _load(arguments.calibration, "train", arguments, source, log, classes=False)
     with images.reading():
         yield images.sample("train", _CALIBRATION_PICTURES)
 
@@ -343,13 +358,13 @@ class _Labelled:
         return images
 
 
-def _load(data, split, arguments, source, log):
+def _load(data, split, arguments, source, log, classes=True):
     from swin_keras.preprocessing import Preprocessing
     from swin_keras.training import load_data
 
     shape = source.model.input_shape[1:]
     preprocessing = source.preprocessing or Preprocessing.official(*shape[:2])
-    return load_data(data, shape, splits=(split,), preprocessing=preprocessing, data_dir=arguments.data_dir, log=log)
+    return load_data(data, shape, splits=(split,), preprocessing=preprocessing, data_dir=arguments.data_dir, classes=classes, log=log)
 
 
 def _read_labels(path):

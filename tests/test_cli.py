@@ -71,6 +71,19 @@ def test_export_calibrates_on_a_data_set(nano, pictures, tmp_path, capsys, refus
     assert (tmp_path / "bundle" / "hybrid_int8.tflite").is_file() and "| hybrid_int8 |" in capsys.readouterr().out
 
 
+def test_export_calibrates_on_a_folder_without_classes(nano, pictures, tmp_path, capsys, refused):
+    arguments = ["export", nano, "--out", tmp_path / "bundle", "--recipe", "hybrid_int8", "--calibration"]
+    assert main([str(argument) for argument in [*arguments, f"folder:{pictures / 'ant'}"]]) == 0
+    assert f"{pictures / 'ant'}: 5 pictures, without classes" in capsys.readouterr().out
+    assert json.loads((tmp_path / "bundle" / "report.json").read_text())["recipes"]["hybrid_int8"]["fidelity"]["samples"] == 5
+    (tmp_path / "empty").mkdir()
+    assert "or in sub-folders. Received: a folder without. Check the path" in refused(*arguments, f"folder:{tmp_path / 'empty'}")
+    assert "Expected a folder that holds pictures. Received: " in refused(*arguments, f"folder:{tmp_path / 'gone'}")
+    assert f"received '{pictures}'; for the folder of that name write folder:{pictures}." in refused(*arguments, pictures)
+    # Accuracy needs classes.
+    assert "holds no sub-folder. Make one for each class" in refused(*arguments[:4], "--data", f"folder:{pictures / 'ant'}")
+
+
 def test_export_builds_the_model_for_another_size_and_measures_accuracy(tmp_path, capsys, refused):
     from conftest import randomize
 
@@ -359,7 +372,7 @@ def test_a_failed_verification_exits_1_and_names_recipe_and_number(nano, tmp_pat
         (["fly"], "invalid choice: 'fly'"),
         (["train"], "required: --data, --variant, --workdir"),
         (["train", "--data", "digits", "--variant", "swin_tinny", "--workdir", "{out}"], "Did you mean one of: swin"),
-        (["train", "--data", "cats", "--variant", NANO, "--workdir", "{out}"], "Expected data='digits'"),
+        (["train", "--data", "cats", "--variant", NANO, "--workdir", "{out}"], "expected digits, folder:PATH or tfds:NAME, received 'cats'"),
         (["train", "--data", "digits", "--variant", NANO, "--workdir", "{out}", "--epochs", "0"], "expected a whole number from 1"),
         (["train", "--data", "digits", "--variant", NANO, "--workdir", "{out}", "--seed", "-1"], "expected a whole number from 0"),
         (["train", "--data", "digits", "--variant", NANO, "--workdir", "{out}", "--weights", "{out}"], "does not exist"),

@@ -84,7 +84,7 @@ class FolderData(ImageData):
         return repr(os.path.relpath(self.splits[split][0][row], self.path))
 
 
-def load_data(data, input_shape, splits=SPLITS, preprocessing=None, validation=None, labels=None, data_dir=None, log=print):
+def load_data(data, input_shape, splits=SPLITS, preprocessing=None, validation=None, labels=None, data_dir=None, classes=True, log=print):
     """Opens a data set for a model's input.
 
     Args:
@@ -103,6 +103,7 @@ def load_data(data, input_shape, splits=SPLITS, preprocessing=None, validation=N
         validation: With a `tf.data.Dataset`: another for validation and test. `None`: every fifth picture of the first.
         labels: With a `tf.data.Dataset`: class names. `None`: the numbers.
         data_dir: Folder of tensorflow-datasets. `None`: its own.
+        classes: Boolean. Whether the classes matter. If not, a folder may hold the pictures without sub-folders, all of which are then in each split.
         log: Function that is called with each line of progress.
 
     Returns:
@@ -119,7 +120,7 @@ def load_data(data, input_shape, splits=SPLITS, preprocessing=None, validation=N
     if validation is not None or labels is not None:
         raise ValueError(f"`validation` and `labels` belong to a `tf.data.Dataset`. Received: data={data!r}. Leave them out.")
     if isinstance(data, str) and data.startswith("folder:"):
-        return _load_folder(data, preprocessing or Preprocessing.official(*size), splits, log)
+        return _load_folder(data, preprocessing or Preprocessing.official(*size), splits, classes, log)
     if isinstance(data, str) and data.startswith("tfds:"):
         return load_tfds(data, data_dir, preprocessing or Preprocessing.official(*size), splits, log)
     if data != "digits":
@@ -158,10 +159,14 @@ def check_outside(data, path, name):
         raise ValueError(f"Expected a {name} outside of the pictures in {pictures!r}. Received: {str(path)!r}. Choose another.")
 
 
-def _load_folder(data, preprocessing, splits, log):
+def _load_folder(data, preprocessing, splits, with_classes, log):
     path = os.path.expanduser(data.removeprefix("folder:"))
     if not path:
         raise ValueError(f"Expected data='folder:PATH'. Received: data={data!r}. Name the folder that holds a sub-folder for each class.")
+    if not with_classes and (paths := folder.find_unlabelled(path)):
+        labels, found = [""], dict.fromkeys(splits, (paths, np.zeros(len(paths), "int32")))
+        log(f"{path}: {len(paths):,} pictures, without classes")
+        return FolderData(name=data, labels=labels, preprocessing=preprocessing, splits=found, path=path, log=log)
     labels, found = folder.find_pictures(path, log)
     images = FolderData(name=data, labels=labels, preprocessing=preprocessing, splits={split: found[split] for split in splits}, path=path, log=log)
     counts = ", ".join(f"{len(paths):,} for {split}" for split, (paths, _) in images.splits.items())

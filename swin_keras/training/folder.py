@@ -41,9 +41,7 @@ def find_pictures(folder, log):
     Raises:
         ValueError: If the folder is built in another way, lacks pictures or has fewer than two classes.
     """
-    if not os.path.isdir(folder):
-        problem = "is a file" if os.path.exists(folder) else "does not exist"
-        raise ValueError(f"Expected a folder that holds a sub-folder for each class. Received: {folder!r}, which {problem}. Check the path.")
+    _check_folder(folder, "a sub-folder for each class")
     names = _folders_in(folder)
     split_of = {name: _SPLIT_OF_FOLDER[name.casefold()] for name in names if name.casefold() in _SPLIT_OF_FOLDER}
     # A class may be called "train", beside "bus" and "car": its folder then holds pictures, not folders.
@@ -72,6 +70,21 @@ def find_pictures(folder, log):
         splits |= _split_off(folder, found["train"], [split for split in ("validation", "test") if split not in splits])
     splits.setdefault("test", splits["validation"])
     return list(found["train"]), splits
+
+
+def find_unlabelled(folder):
+    """Returns the sorted paths of the pictures in a folder without sub-folders, or `None` if it has some.
+
+    Raises:
+        ValueError: If it does not exist or holds no pictures.
+    """
+    _check_folder(folder, "pictures")
+    if _folders_in(folder):
+        return None
+    pictures = [os.path.join(folder, name) for name in _visible(folder) if name.lower().endswith(SUFFIXES)]
+    if not pictures:
+        raise ValueError(f"Expected pictures ({' '.join(SUFFIXES)}) in {folder!r}, or in sub-folders. Received: a folder without. Check the path.")
+    return pictures
 
 
 def fingerprint(labels, splits):
@@ -163,6 +176,12 @@ def read_pictures(folder, paths, preprocessing, log):
         if target != row:
             pixels[target] = pixels[row]
     return pixels[: readable.sum()], readable
+
+
+def _check_folder(folder, content):
+    if not os.path.isdir(folder):
+        problem = "is a file" if os.path.exists(folder) else "does not exist"
+        raise ValueError(f"Expected a folder that holds {content}. Received: {folder!r}, which {problem}. Check the path.")
 
 
 def _visible(folder):
