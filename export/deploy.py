@@ -132,7 +132,7 @@ def fixed_shape(model, input_shape=None):
     if len(shape) != 3 or None in shape:
         raise ValueError(
             f"A deploy graph has a fixed height, width and channels. Received: {shape}. "
-            "`swin_keras.models.at_size(model, height, width)` builds it at the size that you ship; on the command line, --size H W."
+            "`swin_keras.models.at_size(model, height, width)` builds it at the size that you ship; on the command line, --size HEIGHT WIDTH."
         )
     if not all(is_count(side) for side in shape) or inputs[0].shape[-1] not in (None, shape[-1]):
         raise ValueError(f"`input_shape` must be a height, a width and the model's {inputs[0].shape[-1]} channels. Received: {shape}.")

@@ -22,6 +22,8 @@ class _UsageError(ValueError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
+        # argparse says how many arguments are missing, not of what.
+        message = message.replace("--size: expected 2 arguments", "--size: expected a height and a width, such as --size 224 320")
         raise _UsageError(f"{message}. `{self.prog} --help` shows the usage.")
 
 
@@ -38,16 +40,23 @@ def main(argv=None):
         return edge_main.finish_output(130, "interrupted")
     except BrokenPipeError:
         return edge_main.finish_output(edge_main.CLOSED_PIPE)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
         code = _exit_code(error)
         if debug or code is None:
             raise
-        code = edge_main.finish_output(code, f"error: {' '.join(str(error).split())}")
+        code = edge_main.finish_output(code, f"error: {_words(error)}")
         if type(error).__name__ == "WorkerLost":
             # TensorFlow's threads that wait for the other worker would keep the process for up to a minute.
             sys.stderr.flush()
             os._exit(code)
         return code
+
+
+def _words(error):
+    words = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"this takes more memory than there is ({words or 'no more is known'}). Take a smaller size, model or batch."
+    return re.sub(r"^\[Errno \d+\] ", "", words)
 
 
 def _exit_code(error):
@@ -135,7 +144,7 @@ def _parser():
         "--layout", default="portable", metavar="NAME", help="portable (the default): what every accelerator takes; cpu: fewer operators"
     )
     command.add_argument("--migrate", action="store_true", help="move part of the range of activations into weights before quantizing")
-    size = {"nargs": 2, "type": edge_main.positive_integer, "metavar": ("H", "W"), "default": []}
+    size = {"nargs": 2, "type": edge_main.positive_integer, "metavar": ("HEIGHT", "WIDTH"), "default": []}
     command.add_argument("--size", action="append", help="of the pictures, in place of the model's own; repeats: a file takes all", **size)
     command.add_argument("--uint8-input", action="store_true", help="files take pixels of 8 bits too, through a signature of their own")
     command.add_argument("--fold-normalization", action="store_true", help="files take pictures in [0, 1] and normalize them themselves")

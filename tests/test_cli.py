@@ -92,9 +92,12 @@ def test_export_builds_the_model_for_another_size_and_measures_accuracy(tmp_path
     model = randomize(swin_keras.create_model(NANO, num_classes=10, input_shape=(None, None, 3)))
     model.save(tmp_path / "model.keras")
     export = ["export", tmp_path / "model.keras", "--out", tmp_path / "bundle", "--recipe", "float32"]
-    assert "on the command line, --size H W" in refused(*export)
+    assert "on the command line, --size HEIGHT WIDTH" in refused(*export)
     assert "expected a whole number from 1, received '0'" in refused(*export, "--size", "0", "32")
-    arguments = [*export, "--size", "24", "40", "--size", "32", "16", "--uint8-input", "--data", "digits", "--accuracy-budget", "5", "--json"]
+    for size in (["32"], ["32x48"], []):
+        assert "argument --size: expected a height and a width, such as --size 224 320." in refused(*export, "--size", *size)
+    assert "this takes more memory than there is (Unable to allocate" in refused(*export, "--size", "1000000", "1000000")
+    arguments = [*export, "--size", "24", "40", "--size", "32", "16", "--uint8-input", "--data", "digits", "--json"]
     assert main([str(argument) for argument in arguments]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["model"]["input"] == [1, 24, 40, 3] and 0 < report["keras"]["top1"] == report["recipes"]["float32"]["top1"] < 0.5
