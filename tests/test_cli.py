@@ -281,6 +281,64 @@ def test_convert_refuses_wrong_arguments(tmp_path, refused, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("model.json", "it is a bundle, or another exported model: give what it was exported from"),
+        ("saved_model.pb", "it is a SavedModel, from which no layers can be read: give the .keras file or checkpoint"),
+        ("history.csv", "which has no such file and no model.keras; it is a workdir of `train` without a finished epoch: train on"),
+    ],
+)
+def test_export_says_what_a_folder_of_another_kind_is(tmp_path, refused, file, message):
+    (tmp_path / file).write_text("{}")
+    assert message in refused("export", tmp_path, "--out", tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello, world", "it is of none of these kinds"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'}", "it is an array of numpy"),
+        (b"\x20\x00\x00\x00TFL3" + bytes(40), "it is a .tflite file, from which no layers can be read"),
+    ],
+)
+def test_export_says_what_a_file_of_another_kind_is(tmp_path, refused, content, message):
+    (tmp_path / "model").write_bytes(content)
+    assert f"is not a readable checkpoint ({message}). Expected safetensors" in refused("export", tmp_path / "model", "--out", tmp_path / "bundle")
+
+
+def test_export_says_why_keras_does_not_load_a_model(tmp_path, refused):
+    import keras
+
+    class Elsewhere(keras.layers.ReLU):
+        pass
+
+    image = keras.Input((8, 8, 3))
+    for layer, message in [
+        (Elsewhere(), "it needs Elsewhere, which is not known here"),
+        (keras.layers.Lambda(lambda x: 2 * x), "it has a Lambda layer"),
+    ]:
+        keras.Model(image, layer(image)).save(tmp_path / "model.keras")
+        assert f"is not a readable .keras file ({message}" in refused("export", tmp_path / "model.keras", "--out", tmp_path / "bundle")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_export_tells_a_model_in_the_old_format_of_keras_and_a_damaged_configuration(nano, tmp_path, refused, caplog):
+    import keras
+
+    keras.models.load_model(nano).save(tmp_path / "model.h5")
+    assert "(it is a model in Keras' old format. Load it by" in refused("export", tmp_path / "model.h5", "--out", tmp_path / "bundle")
+    with zipfile.ZipFile(nano) as archive:
+        place = archive.getinfo("config.json").header_offset + 200
+    content = bytearray(nano.read_bytes())
+    content[place] ^= 255
+    (tmp_path / "model.keras").write_bytes(content)
+    assert "is not a readable checkpoint (Bad CRC-32 for file 'config.json')" in refused(
+        "export", tmp_path / "model.keras", "--out", tmp_path / "bundle"
+    )
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no model at all"])
 def test_export_refuses_a_damaged_keras_file(tmp_path, refused, content):
     (tmp_path / "model.keras").write_bytes(content)
@@ -313,7 +371,10 @@ def test_export_refuses_a_truncated_or_foreign_zip(nano, tmp_path, refused):
         (["{gone}.keras", "--out", "{out}"], "which does not exist"),
         (["{gone}.safetensors", "--out", "{out}"], "does not exist"),
         (["{two}", "--out", "{out}"], "is not a readable checkpoint"),
-        (["{folder}", "--out", "{out}"], "which has no such file"),
+        (
+            ["{folder}", "--out", "{out}"],
+            "which has no such file. Give a file, a folder as transformers saves one, or, to export or evaluate, a workdir",
+        ),
         (["{model}", "--out", "{two}"], "which is a file"),
         (["{model}", "--out", "{folder}"], "which holds other files"),
         (["{model}"], "required: --out"),

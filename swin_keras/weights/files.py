@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import re
 import zipfile
 
 import h5py
@@ -30,6 +31,7 @@ _OTHERS = {
     b"<": "a page of HTML or XML",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
     b"\x80": "a pickle without the data of tensors",
+    b"\x93NUMPY": "an array of numpy",
 }
 _WEIGHTS_IN_KERAS = "model.weights.h5"
 
@@ -79,7 +81,11 @@ def read_tensors(path):
         except safetensors.SafetensorError as error:
             # Not before: a safetensors file begins with a number, which may look like anything.
             kind = next((kind for magic, kind in _OTHERS.items() if start.lstrip().startswith(magic)), None)
-            raise ValueError(f"it is {kind}" if kind else str(error)) from error
+            if start[4:8] == b"TFL3":
+                kind = "a .tflite file, from which no layers can be read"
+            # The first bytes of any other file, taken for a length, are nearly always too large.
+            foreign = "it is of none of these kinds" if "header too large" in str(error).lower() else str(error)
+            raise ValueError(f"it is {kind}" if kind else foreign) from error
     except (safetensors.SafetensorError, zipfile.BadZipFile, ValueError, KeyError, OSError, RuntimeError, NotImplementedError, EOFError) as error:
         raise ValueError(
             f"{str(path)!r} is not a readable checkpoint ({_line(error)}). Expected safetensors, or a file of torch.save or of Keras."
@@ -95,7 +101,13 @@ def load_keras(path):
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever its parts raise on a damaged file.
-        raise ValueError(f"{str(path)!r} is not a readable .keras file ({type(error).__name__}: {_line(error)}). Save the model again.") from error
+        if missing := re.search(r"Could not locate (?:class|function) '(\w+)'", str(error)):
+            problem = f"it needs {missing[1]}, which is not known here). Import what registers it, load the model in Python, and give that"
+        elif "`Lambda` layer" in str(error):
+            problem = "it has a Lambda layer, whose code is not loaded from a file). Load the model in Python, and give that"
+        else:
+            problem = f"{type(error).__name__}: {_line(error)}). Save the model again"
+        raise ValueError(f"{str(path)!r} is not a readable .keras file ({problem}.") from error
 
 
 def is_keras_model(path):
@@ -138,6 +150,7 @@ def _read_zip(path):
     size = path.stat().st_size
     if _WEIGHTS_IN_KERAS in names:
         torch_zip.check_entries(archive, size)
+        archive.read("config.json")  # A damaged one is why Keras was not asked.
         return _read_hdf5(io.BytesIO(archive.read(_WEIGHTS_IN_KERAS)))
     return torch_zip.read(archive, size)
 
@@ -163,6 +176,8 @@ def _read_hdf5(source):
         tensors[name] = Tensor(tuple(item.shape or ()), item.dtype.name, reader(name))
 
     with h5py.File(source, "r") as file:
+        if "model_config" in file.attrs:
+            raise ValueError("it is a model in Keras' old format. Load it by `keras.models.load_model`, and save it as .keras")
         file.visititems(collect)
     return tensors
 

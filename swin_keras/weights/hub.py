@@ -72,8 +72,22 @@ def _published(find, origin, file):
     path = next((path for name in ([file] if file else _FILES) if (path := find(name))), None)
     if path is None:
         where = "of which the cache has no such file, and HF_HUB_OFFLINE is set" if _offline(origin) else "which has no such file"
-        raise ValueError(f"Expected {file or ' or '.join(_FILES)} in {origin!r}, {where}.")
+        raise ValueError(f"Expected {file or ' or '.join(_FILES)} in {origin!r}, {where}{'' if origin.startswith(_PREFIX) else _hint(origin)}.")
     return Published(path, labels, preprocessing, origin, _pretrained_windows(config))
+
+
+def _hint(folder):
+    """Says what a folder without published weights is, and what to give in its place."""
+    holds = pathlib.Path(folder).joinpath
+    if holds("model.keras").is_file():
+        return "; it is a workdir of `train`: give its model.keras"
+    if holds("history.csv").is_file() or holds("checkpoints").is_dir():
+        return " and no model.keras; it is a workdir of `train` without a finished epoch: train on"
+    if holds("model.json").is_file():
+        return "; it is a bundle, or another exported model: give what it was exported from"
+    if holds("saved_model.pb").is_file():
+        return "; it is a SavedModel, from which no layers can be read: give the .keras file or checkpoint that it was made from"
+    return ". Give a file, a folder as transformers saves one, or, to export or evaluate, a workdir of `train` with its model.keras"
 
 
 def _download(repository, revision, name):
