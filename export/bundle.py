@@ -21,8 +21,8 @@ from swin_keras.export.deploy import fixed_shape, in_float32, to_deploy
 from swin_keras.export.metadata import add_metadata
 from swin_keras.export.recipes import RECIPES, find_ranges, quantize
 from swin_keras.export.signatures import DEFAULT, make_signatures
+from swin_keras.export.sizes import at_size
 
-from swin_keras.models import at_size
 from swin_keras.version import __version__
 
 # Every file is compared with Keras on this many pictures of normal noise, always the same, and on the calibration pictures if there are any.

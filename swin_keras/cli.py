@@ -307,7 +307,7 @@ def _export(arguments):
     if labels is not None:
         source.labels, source.labels_from = labels, arguments.labels
     if arguments.size:
-        from swin_keras.models import at_size
+        from swin_keras.export.sizes import at_size
 
         source.model = at_size(source.model, *arguments.size[0])
         source.preprocessing = source.preprocessing and source.preprocessing.at_size(*arguments.size[0])

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from conftest import randomize
@@ -163,6 +164,32 @@ def test_a_size_has_the_protocol_that_is_official_for_it(model, tmp_path):
     signatures = json.loads((tmp_path / "bundle" / "model.json").read_text())["signatures"]
     protocols = [Preprocessing.from_dict(signature["preprocessing"]) for signature in signatures]
     assert protocols == [Preprocessing("cover", (36, 36), (32, 32)), Preprocessing("exact", (384, 392), (384, 392))]
+
+
+@pytest.mark.parametrize(
+    ("head", "misfit"),
+    [
+        (lambda x: keras.layers.Flatten()(keras.layers.Reshape((4, 5), name="tokens")(x)), r"'tokens' \(Reshape\): it is made for another size"),
+        (lambda x: keras.layers.Flatten()(x), r"'classes/kernel' of layer 'classes', \(20, 3\), which would have to be \({}, 3\)"),
+        # At 16x8 it makes two pictures of one, at 12x8 it cannot.
+        (lambda x: keras.ops.mean(keras.ops.reshape(x, (-1, 4, 5)), axis=1), r"'reshape\w*' \(Reshape\): it is made for another size"),
+    ],
+    ids=["reshape", "dense", "operation"],
+)
+def test_what_is_made_for_one_size_is_named_with_the_size_that_it_does_not_take(head, misfit, tmp_path):
+    image = keras.Input((8, 8, 3))
+    features = keras.layers.Conv2D(5, 4, strides=4)(image)
+    model = keras.Model(image, keras.layers.Dense(3, name="classes")(head(features)))
+    for height, inputs in [(16, 40), (12, 30)]:
+        expected = f"can be built for pictures of {height}x8. Received: '{model.name}' with {misfit.format(inputs)}.*GlobalAveragePooling2D"
+        with pytest.raises(ValueError, match=expected):
+            export.export_bundle(model, tmp_path / "bundle", ["float32"], sizes=[(height, 8)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_below_a_patch_is_refused_in_the_words_of_the_layer(model, tmp_path):
+    with pytest.raises(ValueError, match="pictures of 2x32.*The image must be at least as large as one patch"):
+        export.export_bundle(model, tmp_path / "bundle", ["float32"], sizes=[(2, 32)])
 
 
 def test_a_signature_that_fails_is_named(model, tmp_path, monkeypatch):
