@@ -208,23 +208,33 @@ class _Export:
     def choose_pictures(self, pictures):
         """Computes what Keras gives on calibration pictures, or where they are `None`, and else too, on noise."""
         noise = np.random.default_rng(0).standard_normal((RANDOM_SAMPLES, *self.shape)).astype("float32")
+        if self._uint8_input:
+            noise = self._in_pixels(noise)
         self._calibrated = pictures is not None
+        chosen = [pictures, noise] if self._calibrated else [noise]
+        # What is made of whole pixels is so at each size: signatures for floats and for pixels then share what Keras gives.
+        whole = [self._uint8_input and np.allclose(x, self._in_pixels(x), atol=1e-5) for x in chosen]
+        predict = functools.partial(verify.Reference, memory=REFERENCE_BYTES // (2 * len(self.signatures)))
         self._inputs, self._comparisons = {}, {}
-        models = {model.inputs[0].shape[1:]: model for model in self.models}
-        for signature in self.signatures:
-            resized = [None if x is None else signature.to_input(_resize(x, signature.shape[1:3]), self._normalization) for x in (pictures, noise)]
-            self._inputs[signature.key] = resized[0] if self._calibrated else resized[1]
-            self._comparisons[signature.key] = verify.Comparison(
-                models[signature.shape[1:]],
-                self._inputs[signature.key],
-                noise=resized[1] if self._calibrated else None,
-                to_model=functools.partial(signature.from_input, normalization=self._normalization),
-                exact=self._options["gelu"] == "exact",
-                memory=REFERENCE_BYTES // (2 * len(self.signatures)),
-            )
+        for number, model in enumerate(self.models):
+            resized = [_resize(x, model.inputs[0].shape[1:3]) for x in chosen]
+            resized = [self._in_pixels(x) if of_pixels else x for x, of_pixels in zip(resized, whole, strict=True)]
+            references = [predict(model, x) for x in resized]
+            for signature in self.signatures[number :: len(self.models)]:
+                if signature.dtype == "uint8":
+                    known = zip(references, resized, whole, strict=True)
+                    references = [reference if of_pixels else predict(model, self._in_pixels(x)) for reference, x, of_pixels in known]
+                to_input = functools.partial(signature.to_input, normalization=self._normalization)
+                self._inputs[signature.key] = to_input(resized[0])
+                self._comparisons[signature.key] = verify.Comparison(*references, to_input=to_input, exact=self._options["gelu"] == "exact")
         self._main = self._comparisons[DEFAULT]
         self._output_names, self.output_kind = _outputs(self.models[0], self._main.reference)
         self._indices = list(range(len(self._output_names)))
+
+    def _in_pixels(self, pictures):
+        """Rounds normalized pictures as the signatures for pixels do."""
+        of_pixels = self.signatures[-1]
+        return of_pixels.from_input(of_pixels.to_input(pictures, self._normalization), self._normalization)
 
     def choose_examples(self, data):
         """Measures the accuracy of Keras on labelled pictures."""

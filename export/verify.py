@@ -52,30 +52,41 @@ def _fidelity_of_rows(rows, reference):
     }
 
 
-class Comparison:
-    """A trained model, and what its deploy graph and its files are compared on.
+class Reference:
+    """What a trained model gives.
 
     Args:
         model: Functional float32 `keras.Model`.
-        inputs: Array `(n, height, width, channels)` of what a file takes. Used are as many as `memory` holds outputs for.
-        noise: The same, of noise, or `None`.
-        to_model: Function from such an array to the normalized pictures that the model takes.
-        exact: Boolean. As in `check`.
+        pictures: Array `(n, height, width, channels)`, normalized.
         memory: Integer, bytes.
+
+    Attributes:
+        pictures: As many of the pictures as `memory` holds outputs for.
+        outputs: Arrays, one for each output of the model.
     """
 
-    def __init__(self, model, inputs, noise, to_model, exact, memory):
+    def __init__(self, model, pictures, memory):
         largest = 4 * sum(math.prod(output.shape[1:]) for output in keras.tree.flatten(model.outputs))
-        at_once = max(1, min(32, memory // 4 // largest))
+        self.pictures = pictures[: max(1, memory // largest)]
+        outputs = model.predict(self.pictures, batch_size=max(1, min(32, memory // 4 // largest)), verbose=0)
+        self.outputs = [np.asarray(output) for output in keras.tree.flatten(outputs)]
 
-        def expect(inputs):
-            inputs = inputs[: max(1, memory // largest)]
-            outputs = model.predict(to_model(inputs), batch_size=at_once, verbose=0)
-            return inputs, [np.asarray(output) for output in keras.tree.flatten(outputs)]
 
-        self.inputs, self.reference = expect(inputs)
-        self._on_noise = None if noise is None else expect(noise)
+class Comparison:
+    """What a deploy graph and a signature of files are compared on.
+
+    Args:
+        on_pictures: `Reference`.
+        on_noise: `Reference`, or `None`.
+        to_input: Function from normalized pictures to what the signature takes.
+        exact: Boolean. As in `check`.
+    """
+
+    def __init__(self, on_pictures, on_noise=None, *, to_input, exact):
         self._exact = exact
+        self.reference = on_pictures.outputs
+        self._inputs = to_input(on_pictures.pictures)
+        self._on_noise = None if on_noise is None else (to_input(on_noise.pictures), on_noise.outputs)
 
     def compare(self, name, run, where=""):
         """Compares what runs one picture with Keras.
@@ -91,7 +102,7 @@ class Comparison:
         Raises:
             VerificationError: As `check` does.
         """
-        measured = self._measure(run, self.inputs, self.reference)
+        measured = self._measure(run, self._inputs, self.reference)
         check(name, measured, self.reference, self._exact, where)
         if self._on_noise is None:
             return {"fidelity": measured, "fidelity_on_noise": measured}
@@ -103,7 +114,7 @@ class Comparison:
 
     def disagreement(self, run):
         """Returns the fraction of pictures on which the largest score is another one than in Keras."""
-        return 1 - self._measure(run, self.inputs, self.reference)["top1_agreement"]
+        return 1 - self._measure(run, self._inputs, self.reference)["top1_agreement"]
 
     @staticmethod
     def _measure(run, inputs, reference):

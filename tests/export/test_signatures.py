@@ -123,6 +123,21 @@ def test_xnnpack_runs_the_main_signature_whole(bundle):
         assert coverage["nodes"] == coverage["delegated"] and coverage["partitions"] == 1
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_keras_predicts_pictures_of_whole_pixels_once_for_both_types(model, tmp_path, monkeypatch, whole):
+    of_signatures = []
+    predict = keras.Model.predict
+    monkeypatch.setattr(keras.Model, "predict", lambda self, x, **options: of_signatures.append(len(x)) or predict(self, x, **options))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3))
+    pictures = ((pixels / 255 - PREPROCESSING.mean) / PREPROCESSING.std).astype("float32") + (0 if whole else 1e-3)
+    arguments = {"calibration": pictures, "preprocessing": PREPROCESSING, "sizes": SIZES[:1], "uint8_input": True}
+    report = export.export_bundle(model, tmp_path / "bundle", ["float32"], **arguments)
+    # At each size the pictures and noise; and what the signature for pixels rounds.
+    assert of_signatures == ([5, 32] if whole else [5, 32, 5]) * 2
+    measured = report["recipes"]["float32"]
+    assert all(row["fidelity"]["max_abs_diff"] < 1e-4 for row in (measured, *measured["signatures"].values()))
+
+
 def test_two_exports_with_signatures_are_the_same(bundle, model, pictures, tmp_path):
     arguments = {"calibration": pictures, "preprocessing": PREPROCESSING, "sizes": SIZES, "uint8_input": True, "labels": list("abcdefg")}
     export.export_bundle(model, tmp_path / "bundle", ["hybrid_int8"], **arguments)
