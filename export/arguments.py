@@ -1,11 +1,7 @@
 """Checks what `export_bundle` is given."""
 
-import json
-import pathlib
-
 import keras
 import numpy as np
-from swin_keras.export import report as reports
 from swin_keras.export.recipes import RECIPES
 
 from swin_keras.layers.checks import is_count, is_number
@@ -21,29 +17,6 @@ def check_recipes(recipes):
     if unknown or not recipes:
         raise ValueError(f"{known} Received: {', '.join(map(str, unknown)) or 'none'}.")
     return recipes
-
-
-def check_folder(folder):
-    """Refuses to replace anything but a bundle that holds only what an export writes."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"Expected a folder to write to. Received: {str(folder)!r}, which is a file.")
-    if folder == pathlib.Path.cwd():
-        raise ValueError("Expected a folder other than the current one, which is replaced whole. Give a name in it.")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    try:
-        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        listed = {file["file"] for file in description["files"] if description["format_version"]}
-        ours = {"model.json", "labels.txt", "report.json", "report.md"} | listed | {f"report/{name}" for name in reports.PICTURES}
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = set()  # Some other program's model.json, TensorFlow.js' for one.
-    paths = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
-    foreign = sorted(name for name in (path.relative_to(folder).as_posix() for path in paths) if name not in ours)
-    if foreign:
-        raise ValueError(
-            f"Expected a new folder, an empty one, or a bundle to replace. Received: {str(folder)!r}, which holds other files: "
-            f"{', '.join(foreign[:5])}. Choose another folder."
-        )
 
 
 def preprocessing_of_sizes(preprocessing, sizes):

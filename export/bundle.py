@@ -1,13 +1,10 @@
 """Writes a bundle: all that a device needs, and the report that proves it."""
 
-import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
-import shutil
 import time
 
 import keras
@@ -18,6 +15,7 @@ from swin_keras.edge_demo.classifier import TFLiteModel
 from swin_keras.export import arguments, migration, saved_model, sensitivity, tflite, verify
 from swin_keras.export import report as reports
 from swin_keras.export.deploy import fixed_shape, in_float32, to_deploy
+from swin_keras.export.folder import check_folder, written_beside
 from swin_keras.export.metadata import add_metadata
 from swin_keras.export.recipes import RECIPES, find_ranges, quantize
 from swin_keras.export.signatures import DEFAULT, make_signatures
@@ -114,7 +112,7 @@ def export_bundle(
         raise ValueError("`accuracy_budget` is measured on `data` or `calibration`. Received: neither. Give one; on the command line, --data SRC.")
     if recipes == ["saved_model"] and (sizes or uint8_input):
         raise ValueError("`sizes` and `uint8_input` are for .tflite files. Received: recipes=['saved_model']. Add a recipe, or leave them out.")
-    arguments.check_folder(folder)
+    check_folder(folder)
     log("building the deploy graph")
     options = {"layout": layout, "gelu": gelu, "fp16_safe_norm": fp16_safe_norm}
     export = _Export(model, options, preprocessing, sizes, uint8_input, fold_normalization, log)
@@ -136,28 +134,14 @@ def export_bundle(
         "recipes": {},
     }
     export.compare_graphs()
-    with _written_beside(folder) as partial:
+    with written_beside(folder) as partial:
         if set(recipes) != {"saved_model"}:
             export.convert(migrate)
         for recipe in recipes:
             if recipe == "saved_model":
                 measured = export.write_saved_model(partial / recipe)
             else:
-                content, measured = export.quantize(recipe, percentile, accuracy_budget)
-                if export.output_kind != "features":
-                    content = add_metadata(
-                        content,
-                        name=export.models[0].name,
-                        description=RECIPES[recipe].summary,
-                        labels=labels,
-                        mean=export.signatures[0].mean,
-                        std=export.signatures[0].std,
-                        version=__version__,
-                    )
-                path = partial / f"{recipe}.tflite"
-                path.write_bytes(content)
-                measured |= export.measure(recipe, content)
-                measured["peak_memory_mb"] = bench.measure_fresh_process(content, recipe, THREADS, log)["peak_memory_mb"]
+                measured = export.write_file(recipe, partial / f"{recipe}.tflite", labels, percentile, accuracy_budget)
             measured["bytes"] = sum(path.stat().st_size for path in _files(partial, recipe))
             report["recipes"][recipe] = measured
             _check_accuracy(recipe, measured["top1"], export.keras_top1, max_accuracy_loss)
@@ -273,7 +257,24 @@ class _Export:
             migration.migrate(graphs, self._inputs[DEFAULT][:MIGRATED_SAMPLES])
             self._before_integers = tflite.convert(self._make_signatures(graphs), self._output_names)
 
-    def quantize(self, recipe, percentile, accuracy_budget):
+    def write_file(self, recipe, path, labels, percentile, accuracy_budget):
+        """Writes a recipe's .tflite file, and returns what the report says of it."""
+        content, found = self._quantize(recipe, percentile, accuracy_budget)
+        if self.output_kind != "features":
+            content = add_metadata(
+                content,
+                name=self.models[0].name,
+                description=RECIPES[recipe].summary,
+                labels=labels,
+                mean=self.signatures[0].mean,
+                std=self.signatures[0].std,
+                version=__version__,
+            )
+        path.write_bytes(content)
+        measured = self._measure(recipe, content)
+        return {**found, **measured, "peak_memory_mb": bench.measure_fresh_process(content, recipe, THREADS, self._log)["peak_memory_mb"]}
+
+    def _quantize(self, recipe, percentile, accuracy_budget):
         """Returns a recipe's file, as bytes, and what was found while it was made."""
         source = self._before_integers if RECIPES[recipe].has_integers else self._float32
         pictures = self._inputs[DEFAULT]
@@ -290,7 +291,7 @@ class _Export:
             errors = sensitivity.product_errors(source, content, pictures[:CHARTED_SAMPLES])
         return content, {"kept_float": kept, "products_snr_db": errors}
 
-    def measure(self, recipe, content):
+    def _measure(self, recipe, content):
         """Compares each signature of a file with Keras, and returns what the report says of it."""
         if len(self.signatures) == 1:
             runs = {DEFAULT: self._runner(content)}
@@ -395,31 +396,3 @@ def _files(folder, recipe):
 def _file_entry(folder, recipe, path):
     content = path.read_bytes()
     return {"recipe": recipe, "file": path.relative_to(folder).as_posix(), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-@contextlib.contextmanager
-def _written_beside(folder):
-    """Gives a new folder beside, which takes the place of `folder` once all is written; an older bundle there stays until then."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
-        yield partial
-        _replace(folder, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _replace(folder, partial):
-    old = None
-    if folder.is_dir():
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        folder.rename(old)
-    try:
-        partial.rename(folder)
-    except OSError:
-        if old is not None:
-            old.rename(folder)
-        raise
-    if old is not None:
-        shutil.rmtree(old)
