@@ -268,6 +268,10 @@ class _DeployBlock(_DeployLayer):
     Input and output shape: `(1, height, width, channels)`.
     """
 
+    # Products behind a norm, whose input can be scaled.
+    scaled_products = ()
+    return_attention = False
+
     def __init__(self, num_heads, window_size, shift_size, window_fit, hidden_dim, epsilon, approximate_gelu=False, orders=None, **kwargs):
         super().__init__(epsilon, **kwargs)
         self.num_heads = num_heads
@@ -292,14 +296,9 @@ class _DeployBlock(_DeployLayer):
         for name in self.scaled_products:
             self._add_scale(name, channels)
 
-    # Products behind a norm, whose input can be scaled.
-    scaled_products = ()
-
     def _place(self):
         """Says how large the grid is with padding, where in it the tokens stand, and how far it rolls."""
         self.padded_grid, self.origin, self.roll = padded_grid(self.grid, self.fitted_window), (0, 0), self.fitted_shift
-
-    return_attention = False
 
     @property
     def own_order(self):
