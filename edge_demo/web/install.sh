@@ -12,16 +12,36 @@ fail() {
 }
 
 install_packages() {
-    command -v node npm >/dev/null || fail 2 "expected node and npm, which this machine lacks. Install Node.js 20.11 or newer."
-    npm ci --no-audit --no-fund "$@" || fail 2 "expected npm to install what package-lock.json lists. Check the network and npm's registry."
+    local needed="expected Node.js 20.11 or newer and npm" remedy="Install Node.js 22 LTS or newer, from nodejs.org." name version major minor
+    for name in node npm; do
+        command -v "$name" >/dev/null || fail 2 "$needed; this machine has no $name. $remedy"
+    done
+    version=$(node --version)
+    IFS=. read -r major minor _ <<<"${version#v}"
+    ((major > 20 || (major == 20 && minor >= 11))) || fail 2 "$needed, received Node.js ${version#v}. $remedy"
+    npm ci --no-audit --no-fund --no-update-notifier "$@" ||
+        fail 2 "expected npm to install what package-lock.json lists. Check the network and npm's registry."
 }
 
-case "${1-}" in
-"") [ litert/core.js -nt package-lock.json ] || install_packages --omit=dev ;;
-tests) [ node_modules/.package-lock.json -nt package-lock.json ] && [ -d node_modules/playwright-core ] || install_packages ;;
-*) fail 2 "expected nothing or tests, received '$1'." ;;
-esac
-if [ ! litert/core.js -nt package-lock.json ] || [ ! litert/core.js -nt vendor.mjs ]; then npm run --silent vendor; fi
+is_new() {
+    local of
+    for of in package-lock.json vendor.mjs; do [ "$1" -nt "$of" ] || return; done
+}
+
+case "${1-}" in "" | tests) ;; *) fail 2 "expected nothing or tests, received '$1'." ;; esac
+
+# One at a time, by a lock on this folder; macOS has no such command.
+exec 9<.
+if command -v flock >/dev/null; then
+    flock -n 9 || { echo "waiting for another install.sh to end" >&2 && flock 9; }
+fi
+if [ "${1-}" = tests ]; then
+    [ node_modules/.package-lock.json -nt package-lock.json ] && [ -d node_modules/playwright-core ] || install_packages
+fi
+if ! is_new litert/core.js; then
+    [ node_modules/.package-lock.json -nt package-lock.json ] || install_packages --omit=dev
+    npm run --silent vendor || fail 2 "expected LiteRT in node_modules/, to be copied to litert/. Remove node_modules/, then run install.sh again."
+fi
 
 [ "${1-}" = tests ] || exit 0
 command -v "${CHROMIUM:-chromium}" >/dev/null && exit 0

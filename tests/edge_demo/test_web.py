@@ -254,6 +254,66 @@ def test_the_service_worker_lists_the_app():
     assert listed == files | {"litert/core.js", "litert/wasm-utils.js"}
 
 
+# --- Its installation ---
+
+NPM = """#!/bin/sh
+[ "$1" != ci ] || { mkdir busy && sleep 0.5 && rmdir busy && mkdir -p node_modules && touch node_modules/.package-lock.json; } || exit 9
+[ "$1" != run ] || { mkdir -p litert && touch litert/core.js; }
+echo "$1" >> log
+"""
+
+
+@pytest.fixture
+def installer(tmp_path):
+    """Starts a copy of install.sh with an npm and a Node.js that are none; `None` takes one away."""
+    for name in ("install.sh", "package-lock.json", "vendor.mjs"):
+        shutil.copy2(WEB / name, tmp_path)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname", "flock", "mkdir", "rmdir", "sleep", "touch"):
+        (tools / name).symlink_to(shutil.which(name))
+
+    def start(node="v22.1.0", npm=NPM):
+        for name, text in (("node", node and f"#!/bin/sh\necho {node}"), ("npm", npm)):
+            (tools / name).unlink(missing_ok=True)
+            if text:
+                (tools / name).write_text(text)
+                (tools / name).chmod(0o755)
+        return subprocess.Popen([tmp_path / "install.sh"], env={"PATH": str(tools)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def test_two_installations_at_once_take_turns_and_the_second_finds_all_done(installer, tmp_path):
+    both = [installer(), installer()]
+    errors = [process.communicate(timeout=30)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert sorted(errors) == ["", "waiting for another install.sh to end\n"]
+    assert (tmp_path / "log").read_text() == "ci\nrun\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"node": "v20.10.0"}, "error: expected Node.js 20.11 or newer and npm, received Node.js 20.10.0. Install Node.js"),
+        ({"node": None}, "error: expected Node.js 20.11 or newer and npm; this machine has no node. Install Node.js"),
+        ({"npm": None}, "error: expected Node.js 20.11 or newer and npm; this machine has no npm. Install Node.js"),
+        ({"npm": "#!/bin/sh\nexit 1"}, "error: expected npm to install what package-lock.json lists. Check the network"),
+        ({"npm": NPM.replace("touch litert/core.js", "exit 1")}, "error: expected LiteRT in node_modules/, to be copied to litert/."),
+    ],
+)
+def test_what_the_installation_lacks_is_told_in_a_line(installer, given, said):
+    process = installer(**given)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2 and errors.splitlines()[-1].startswith(said), errors
+
+
+@pytest.mark.parametrize("node", ["v20.11.0", "v21.0.0", "v100.1.0"])
+def test_newer_versions_of_node_will_do(installer, node):
+    process = installer(node=node)
+    assert process.communicate(timeout=30) == ("", "") and process.returncode == 0
+
+
 # --- In the browser ---
 
 
