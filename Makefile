@@ -22,9 +22,10 @@ REFERENCES := timm==1.0.31 torchvision==0.28.0
 OFFICIAL ?=
 DETECTION ?=
 
-# What `make web` serves.
+# What `make web` serves, and where.
 DEMO_BUNDLE := demo-out/bundle
 BUNDLE ?= $(DEMO_BUNDLE)
+PORT ?= 8000
 
 .PHONY: demo web install lint test test-all test-jax test-torch test-reference clean
 
@@ -33,7 +34,7 @@ demo: $(INSTALLED)
 
 web: $(INSTALLED) $(if $(filter $(DEMO_BUNDLE),$(BUNDLE)),$(DEMO_BUNDLE)/model.json)
 	edge_demo/web/install.sh
-	$(BIN)/python -m swin_keras.edge_demo.serve --bundle $(BUNDLE) --open
+	$(BIN)/python -m edge_demo.serve --bundle $(BUNDLE) --port $(PORT) --open
 
 install: $(INSTALLED)
 

@@ -314,6 +314,12 @@ def test_newer_versions_of_node_will_do(installer, node):
     assert process.communicate(timeout=30) == ("", "") and process.returncode == 0
 
 
+def test_make_web_serves_without_loading_the_library():
+    command = ["make", "--dry-run", "web", "BUNDLE=some", "PORT=8001"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1].endswith("python -m edge_demo.serve --bundle some --port 8001 --open")
+
+
 # --- In the browser ---
 
 
