@@ -4,10 +4,11 @@ import { listBuilds, supportsThreads } from "./builds.js";
 import { readBundle, readFile, runnable } from "./bundle.js";
 import { Camera } from "./camera.js";
 import { Client, ClosedError } from "./client.js";
+import { checkFile } from "./decode.js";
 import { drawable, explain } from "./maps.js";
 import { best } from "./numbers.js";
 import { keepAhead, offerInstall, startKeeping } from "./offline.js";
-import { listenForPictures, listSamples, markSample } from "./pictures.js";
+import { giveUpChoice, isLatest, latestChoice, listenForPictures, listSamples, settleChoice, startChoice } from "./pictures.js";
 import { element, fillSelect, hideProblem, showClasses, showMap, showNote, showPixels, showProblem, showRunning, showTimes } from "./view.js";
 
 const FOLDER = "bundle/";
@@ -148,6 +149,15 @@ function showRan({ accelerator, whole, threads, adapter }, recipe) {
 async function setPicture(blob, name) {
   stopCamera();
   clearResult();
+  picture = null;
+  const own = latestChoice();
+  try {
+    await checkFile(blob, name); // The browser decodes whatever it shows.
+  } catch (error) {
+    if (isLatest(own)) refusePicture(error, () => setPicture(blob, name));
+    return;
+  }
+  if (!isLatest(own)) return;
   picture = { blob, name };
   const shown = /** @type {HTMLImageElement} */ (element("shown"));
   URL.revokeObjectURL(shown.src);
@@ -155,6 +165,13 @@ async function setPicture(blob, name) {
   shown.alt = `Picture ${name}`;
   showStage("shown");
   await classify();
+}
+
+/** @param {unknown} error @param {() => void} retry */
+function refusePicture(error, retry) {
+  element("drop").classList.remove("filled");
+  showNote("classes-note", "No result.");
+  showProblem(error, retry);
 }
 
 /** @param {"shown" | "video"} which */
@@ -255,15 +272,24 @@ function explainMap() {
 async function toggleCamera() {
   if (camera.running) return stopCamera();
   hideProblem();
-  markSample(null);
+  const own = startChoice();
+  let stream;
   try {
-    const stream = await camera.start();
-    if (!stream) return; // Something else was chosen meanwhile.
-    clearResult();
-    picture = null;
-    showStage("video");
-    element("camera").setAttribute("aria-pressed", "true");
-    element("classes").setAttribute("aria-live", "off"); // Nobody can listen to ten results a second.
+    stream = await camera.start();
+  } catch (error) {
+    if (!isLatest(own)) return;
+    giveUpChoice();
+    return showProblem(error, toggleCamera);
+  }
+  if (!stream) return;
+  if (!isLatest(own)) return camera.stop(); // Something else was chosen meanwhile.
+  settleChoice(null);
+  clearResult();
+  picture = null;
+  showStage("video");
+  element("camera").setAttribute("aria-pressed", "true");
+  element("classes").setAttribute("aria-live", "off"); // Nobody can listen to ten results a second.
+  try {
     await watch(stream);
   } catch (error) {
     stopCamera();

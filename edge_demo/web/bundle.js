@@ -121,21 +121,39 @@ async function get(path, signal) {
   return answer;
 }
 
-/** @param {Response} answer @param {string} path @param {number} expected @param {Progress} [progress] */
+/**
+ * Takes no more memory than for the bytes that model.json tells of, whatever is sent.
+ * @param {Response} answer @param {string} path @param {number} expected @param {Progress} [progress]
+ */
 async function readAll(answer, path, expected, progress) {
-  const pieces = [];
-  let received = 0;
+  let content;
   try {
-    const reader = /** @type {ReadableStream<Uint8Array<ArrayBuffer>>} */ (answer.body).getReader();
-    for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
-      pieces.push(piece.value);
-      received += piece.value.length;
-      progress?.(received, expected);
-    }
+    content = new Uint8Array(expected);
   } catch {
-    throw new InputError(`expected the whole of '${path}', the connection ended after ${received} bytes. Try again.`);
+    throw new InputError(`expected memory for the ${expected} bytes of '${path}', which this browser does not give. Choose a smaller recipe.`);
   }
-  return new Blob(pieces).arrayBuffer();
+  const reader = /** @type {ReadableStream<Uint8Array<ArrayBuffer>>} */ (answer.body).getReader();
+  const next = () =>
+    reader.read().catch(() => {
+      throw new InputError(`expected the whole of '${path}', the connection ended after ${received} bytes. Try again.`);
+    });
+  let received = 0;
+  for (let piece = await next(); !piece.done; piece = await next()) {
+    if (received + piece.value.length > expected) {
+      reader.cancel().catch(() => {});
+      throw wrongLength(path, expected, "more");
+    }
+    content.set(piece.value, received);
+    received += piece.value.length;
+    progress?.(received, expected);
+  }
+  if (received < expected) throw wrongLength(path, expected, received);
+  return content.buffer;
+}
+
+/** @param {string} path @param {number} expected @param {number | string} received */
+function wrongLength(path, expected, received) {
+  return new InputError(`expected ${expected} bytes of '${path}', received ${received}: the file was changed after export. Copy or export the bundle again.`);
 }
 
 /** @param {any} value @param {(item: any) => boolean} kind @param {number} [length] */

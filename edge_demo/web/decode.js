@@ -2,6 +2,7 @@
 
 import { InputError } from "./errors.js";
 import { readOrientation } from "./exif.js";
+import { readHeader } from "./header.js";
 import { checkSize, readPng } from "./png.js";
 
 /** @typedef {import("./resample.js").Pixels} Pixels */
@@ -12,15 +13,16 @@ const PIECE = { width: 4096, height: 512 };
 /** @type {ImageBitmapOptions} */
 const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
 
-/** The first bytes of the files that both Pillow and browsers read; "." is any. @type {[string, string][]} */
-const SIGNATURES = [
-  ["\x89PNG\r\n\x1a\n", "png"],
-  ["\xff\xd8\xff", "jpeg"],
-  ["RIFF....WEBP", "webp"],
-  ["GIF8", "gif"],
-  ["BM", "bmp"],
-  ["....ftypavi", "avif"],
-];
+/**
+ * Looks at a file before it is decoded.
+ * @param {Blob} file
+ * @param {string} name For the error.
+ * @returns {Promise<void>}
+ * @throws {InputError} If it is no picture, or one that is too large.
+ */
+export async function checkFile(file, name) {
+  await readKind(file).catch((error) => refuse(error, name));
+}
 
 /**
  * @param {Blob} file
@@ -30,9 +32,7 @@ const SIGNATURES = [
  */
 export async function decodeFile(file, name) {
   try {
-    const start = String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));
-    const kind = SIGNATURES.find(([signature]) => [...signature].every((c, i) => c === "." || c === start[i]))?.[1];
-    if (kind === undefined) throw new InputError("this is not a picture that this browser and Python can both read");
+    const kind = await readKind(file);
     if (kind === "png") {
       const { pixels, orientation } = await readPng(new Uint8Array(await file.arrayBuffer()));
       return { pixels: turn(pixels, orientation), hidden: false };
@@ -42,8 +42,21 @@ export async function decodeFile(file, name) {
     const { pixels, hidden } = await decodeBitmap(await createImageBitmap(stored, AS_STORED), kind !== "gif");
     return { pixels: turn(pixels, orientation), hidden };
   } catch (error) {
-    throw new InputError(`expected a picture file, received '${name}': ${explain(/** @type {Error} */ (error))}. Give a PNG, JPEG or WebP file.`);
+    return refuse(/** @type {Error} */ (error), name);
   }
+}
+
+/** @param {Blob} file */
+async function readKind(file) {
+  const { kind, size } = await readHeader(file);
+  if (kind === undefined) throw new InputError("this is not a picture that this browser and Python can both read");
+  if (size) checkSize(...size);
+  return kind;
+}
+
+/** @param {Error} error @param {string} name @returns {never} */
+function refuse(error, name) {
+  throw new InputError(`expected a picture file, received '${name}': ${explain(error)}. Give a PNG, JPEG or WebP file.`);
 }
 
 /** What is wrong with a picture, or with this browser, and what helps. @param {Error} error @returns {string} */

@@ -5,8 +5,36 @@ import { element, showPixels, showProblem } from "./view.js";
 
 /** @typedef {(picture: Blob, name: string) => unknown} Give Is told of each picture. */
 
-/** Counts what was chosen: a sample that comes after another choice is no longer wanted. */
-let chosen = 0;
+/** Counts choices: what comes after another choice is no longer wanted. */
+let choices = 0;
+/** The sample whose picture is on the page. @type {string | null} */
+let sample = null;
+
+/** Begins the choice of a picture, which may take a while to come. @returns {number} Which choice it is. */
+export function startChoice() {
+  return ++choices;
+}
+
+/** What is chosen now, to be asked about later. */
+export function latestChoice() {
+  return choices;
+}
+
+/** @param {number} choice */
+export function isLatest(choice) {
+  return choice === choices;
+}
+
+/** The picture is there. @param {string | null} name `null`: it is no sample. */
+export function settleChoice(name) {
+  sample = name;
+  markSample(name);
+}
+
+/** There is none: what was on the page before stays. */
+export function giveUpChoice() {
+  markSample(sample);
+}
 
 /** @param {Give} give */
 export function listenForPictures(give) {
@@ -55,47 +83,58 @@ export async function listSamples(give) {
 
 /** @param {string} name @param {Give} give */
 async function openSample(name, give) {
-  const own = markSample(name);
+  const own = startChoice();
+  markSample(name);
   try {
     const answer = await fetch(`samples/${encodeURIComponent(name)}`);
     if (!answer.ok) throw new InputError(`expected the sample '${name}', which is no longer there. Reload the page.`);
     const picture = await answer.blob();
-    if (own === chosen) await give(picture, name);
+    if (!isLatest(own)) return;
+    settleChoice(name);
+    await give(picture, name);
   } catch (error) {
-    if (own !== chosen) return;
-    markSample(null);
+    if (!isLatest(own)) return;
+    giveUpChoice();
     const offline = new InputError(`expected the sample '${name}' from the server, which does not answer, and this browser has not kept it. Open a file.`);
     showProblem(error instanceof InputError ? error : offline, () => openSample(name, give));
   }
 }
 
-/** @param {string | null} name `null`: the picture is none of them. @returns {number} Which choice this is. */
-export function markSample(name) {
+/** @param {string | null} name */
+function markSample(name) {
   const buttons = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("#samples button"));
   for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.name === name));
-  return ++chosen;
 }
 
 /** @param {FileList | null | undefined} files @param {Give} give */
 function openFirst(files, give) {
   const file = files?.[0];
   if (!file) return;
-  markSample(null);
+  startChoice();
+  settleChoice(null);
   give(file, file.name);
 }
 
 /** @param {Give} give */
 async function paste(give) {
+  const own = startChoice();
   try {
-    for (const item of await navigator.clipboard.read()) {
-      const kind = item.types.find((type) => type.startsWith("image/"));
-      if (!kind) continue;
-      markSample(null);
-      return give(await item.getType(kind), "pasted picture");
-    }
-    throw new InputError("expected a picture in the clipboard, found none. Copy a picture, then paste again.");
+    const picture = await readClipboard();
+    if (!isLatest(own)) return;
+    settleChoice(null);
+    await give(picture, "pasted picture");
   } catch (error) {
+    if (!isLatest(own)) return;
+    giveUpChoice();
     const denied = new InputError("expected permission to read the clipboard. Allow it for this address, or press Ctrl+V.");
     showProblem(error instanceof InputError ? error : denied, () => paste(give));
   }
+}
+
+async function readClipboard() {
+  for (const item of await navigator.clipboard.read()) {
+    const kind = item.types.find((type) => type.startsWith("image/"));
+    if (kind) return item.getType(kind);
+  }
+  throw new InputError("expected a picture in the clipboard, found none. Copy a picture, then paste again.");
 }

@@ -12,7 +12,7 @@ const DEPTHS = new Map([[0, [1, 2, 4, 8, 16]], [2, [8, 16]], [3, [1, 2, 4, 8]], 
 const PASSES = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]]; // prettier-ignore
 
 /**
- * @param {Uint8Array} file
+ * @param {Uint8Array<ArrayBuffer>} file
  * @returns {Promise<{pixels: Pixels, orientation: number}>} Not yet turned as `orientation` says.
  * @throws {InputError} If it is damaged or too large.
  */
@@ -46,12 +46,12 @@ export function checkSize(width, height) {
   if (width * height > MAX_PIXELS) throw new InputError(`this picture is too large (${width}x${height} pixels)`);
 }
 
-/** @param {Uint8Array} file */
+/** @param {Uint8Array<ArrayBuffer>} file */
 function readChunks(file) {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   /** @type {{width: number, height: number, depth: number, colour: number, interlaced: boolean} | null} */
   let header = null;
-  /** @type {BlobPart[]} */
+  /** @type {Uint8Array<ArrayBuffer>[]} */
   const compressed = [];
   const palette = new Uint8Array(768);
   let orientation = 1;
@@ -59,7 +59,7 @@ function readChunks(file) {
     const length = view.getUint32(at);
     const kind = String.fromCharCode(...file.subarray(at + 4, at + 8));
     const content = file.subarray(at + 8, at + 8 + length);
-    if (kind === "IDAT") compressed.push(/** @type {BlobPart} */ (content)); // also one that is cut off: its pixels may still be whole
+    if (kind === "IDAT") compressed.push(content); // also one that is cut off: its pixels may still be whole
     else if (at + 12 + length > file.length) damaged("it ends early");
     else if (crc(file.subarray(at + 4, at + 8 + length)) !== view.getUint32(at + 8 + length)) damaged(`the checksum of ${kind} is wrong`);
     if (kind === "IHDR" && length >= 13) {
@@ -73,13 +73,20 @@ function readChunks(file) {
   }
   if (!header || !DEPTHS.get(header.colour)?.includes(header.depth) || !header.width || !header.height) return damaged("its header is wrong");
   if (!compressed.length) damaged("it has no pixels");
-  return { header, palette, compressed: new Blob(compressed), orientation };
+  return { header, palette, compressed, orientation };
 }
 
-/** @param {Blob} compressed @param {number} length Of what is needed of it; what follows may be wrong. */
+/** @param {Uint8Array<ArrayBuffer>[]} compressed @param {number} length Of what is needed of it; what follows may be wrong. */
 async function inflate(compressed, length) {
   const bytes = new Uint8Array(length);
-  const reader = compressed.stream().pipeThrough(new DecompressionStream("deflate")).getReader();
+  /** @type {ReadableStream<Uint8Array<ArrayBuffer>>} */
+  const source = new ReadableStream({
+    start(controller) {
+      for (const piece of compressed) controller.enqueue(piece);
+      controller.close();
+    },
+  });
+  const reader = source.pipeThrough(new DecompressionStream("deflate")).getReader();
   let at = 0;
   try {
     while (at < length) {

@@ -192,6 +192,37 @@ def test_damaged_metadata_says_nothing(node):
     assert node({"name": "orientation", "content": b"\xff" * 40}) == [1]
 
 
+def test_the_size_of_a_picture_is_read_before_it_is_decoded(node, tmp_path):
+    write_pictures(tmp_path)
+    pictures = sorted(tmp_path.iterdir())
+    kinds = {".jpg": "jpeg"}
+    for path, header in zip(pictures, node(*({"name": "readHeader", "content": path.read_bytes()} for path in pictures)), strict=True):
+        with Image.open(path) as picture:
+            expected = {"kind": kinds.get(path.suffix, path.suffix[1:]), "size": list(picture.size)}
+        assert header == expected, path.name
+    for path in pictures[::5]:
+        content = path.read_bytes()
+        for header in node(*({"name": "readHeader", "content": content[:n]} for n in range(60))):
+            assert header.get("kind") in (None, kinds.get(path.suffix, path.suffix[1:]))
+    assert node({"name": "readHeader", "content": b"Dear reader"}) == [{"size": None}]
+
+
+def test_a_file_takes_no_more_memory_than_its_description_tells_of(node, rng):
+    content = rng.bytes(1000)
+    (file,) = changed()["files"]
+    description = changed(files=[{**file, "bytes": 1000, "sha256": hashlib.sha256(content).hexdigest()}])
+    right, longer, shorter, huge = node(
+        {"name": "readFile", "description": description, "content": content},
+        {"name": "readFile", "description": description, "content": content + b"x"},
+        {"name": "readFile", "description": description, "content": content[:-1]},
+        {"name": "readFile", "description": changed(files=[{**file, "bytes": 10**15}]), "content": content},
+    )
+    assert base64.b64decode(right) == content
+    assert longer.startswith("expected 1000 bytes of 'bundle/float32.tflite', received more: the file was changed after export.")
+    assert shorter.startswith("expected 1000 bytes of 'bundle/float32.tflite', received 999: the file was changed after export.")
+    assert huge.startswith("expected memory for the 1000000000000000 bytes of 'bundle/float32.tflite', which this browser does not give.")
+
+
 def test_a_picture_is_called_damaged_only_where_it_is(node):
     said = {
         "InputError": "x.",
@@ -464,6 +495,10 @@ def served(tmp_path_factory):
     broken = bytearray((samples / "b.png").read_bytes())
     broken[20] ^= 1  # the header's width
     (samples / "wrong_checksum.png").write_bytes(broken)
+    bomb = bytearray((samples / "kind_L.jpg").read_bytes())
+    at = bomb.index(b"\xff\xc0")
+    bomb[at + 5 : at + 9] = struct.pack(">HH", 20_000, 20_000)
+    (samples / "bomb.jpg").write_bytes(bomb)
     (samples / "bomb.png").write_bytes(png((20_000, 20_000), 8, 2, b"\0"))
     (samples / "large.png").write_bytes(png((9_460, 9_460), 8, 2, b"\0"))  # above 89 megapixels, but not twice as many
     return folder
@@ -622,11 +657,14 @@ def test_a_picture_that_cannot_be_read_says_what_to_do(part):
     for name in ("cut.jpg", "cut.png"):
         assert f"received '{name}': this picture is damaged (" in facts[name][0]
     assert facts["dismissed"] and len(facts["again"]) == 3
+    message, kept, visible = facts["bomb"]
+    assert "received 'bomb.jpg': this picture is too large (20000x20000 pixels)" in message and kept and not visible
 
 
 @pytest.mark.slow
 def test_pictures_of_all_kinds_are_read_and_prepared_as_in_python(part, served):
     facts = part("pictures")
+    assert quiet(facts["seen"])
     lossy, checked = re.compile(r".*\.(jpg|avif)|kind_lossy\.webp"), []
     for name, received in facts.items():
         if not name.startswith("kind_"):
@@ -648,12 +686,12 @@ def test_pictures_of_all_kinds_are_read_and_prepared_as_in_python(part, served):
 @pytest.mark.slow
 def test_what_python_refuses_the_page_refuses(part, served):
     facts = part("pictures")
-    refused = ["cut.jpg", "cut.png", "cut.webp", "letter.png", "wrong_checksum.png", "bomb.png", "large.png"]
+    refused = ["cut.jpg", "cut.png", "cut.webp", "letter.png", "wrong_checksum.png", "bomb.jpg", "bomb.png", "large.png"]
     for name in refused:
         with pytest.raises(InputError):
             open_reduced(served / "samples" / name, COVER)
         assert facts[name]["error"].startswith("InputError: expected a picture file, received"), name
-    for name, side in (("bomb.png", 20_000), ("large.png", 9_460)):
+    for name, side in (("bomb.jpg", 20_000), ("bomb.png", 20_000), ("large.png", 9_460)):
         assert f"this picture is too large ({side}x{side} pixels)" in facts[name]["error"]
     assert [name for name, received in facts.items() if "error" in received] == sorted(refused)
 
@@ -678,7 +716,8 @@ def test_the_camera_is_classified_live_without_a_queue(part, served):
     assert len(facts["chosenMeanwhile"]) == 5 and facts["late"] == [0, True, False]
     assert facts["ended"] == ["Expected pictures from the camera, which ended by itself. Connect it again, then try again.", "false"]
     assert facts["sampleAfter"][0]["index"] == next(iter(expected_classes(served, "float16", CLASSIFIED[0])))
-    message, seen = facts["denied"]
+    message, marked, rows, seen = facts["denied"]
+    assert marked == [CLASSIFIED[0]] and rows == 5
     assert quiet(seen) and message.startswith("Expected permission for the camera, which was denied. Allow the camera")
 
 
@@ -688,7 +727,13 @@ def test_what_was_chosen_last_is_what_is_shown(part, served):
     assert quiet(facts["seen"])
     winner = next(iter(expected_classes(served, "dynamic_int8", CLASSIFIED[0])))
     assert set(facts["between"]) == {"–"} and facts["before"][0]["index"] == facts["after"][0]["index"] == winner
-    assert facts["late"] == f"Picture {CLASSIFIED[0]}"
+    first, second = CLASSIFIED[:2]
+    assert facts["late"] == [f"Picture {first}", [first]] and facts["latePaste"] == [f"Picture {second}", [second]]
+    assert facts["deniedPaste"] == [
+        f"Picture {second}",
+        [second],
+        "Expected permission to read the clipboard. Allow it for this address, or press Ctrl+V.",
+    ]
     rows, given_up = facts["superseded"]
     assert rows[0]["index"] == next(iter(expected_classes(served, "float32", CLASSIFIED[2]))) and "/bundle/float16.tflite?" in given_up
     assert facts["runs"] == 1
@@ -747,7 +792,7 @@ def test_a_map_is_laid_over_what_the_model_sees(part, served):
 @pytest.mark.slow
 def test_after_one_visit_the_page_works_without_its_server(part):
     facts = part("offline")
-    assert facts["unreachable"] and facts["isolated"]
+    assert quiet(facts["seen"]) and facts["unreachable"] and facts["isolated"]
     assert [row["probability"] for row in facts["after"]] == [row["probability"] for row in facts["before"]]
     assert facts["running"].startswith("float32 runs on wasm")
     assert facts["gpu"][0]["probability"] == pytest.approx(facts["float32"][0]["probability"], abs=1e-3)
@@ -758,6 +803,7 @@ def test_after_one_visit_the_page_works_without_its_server(part):
 @pytest.mark.slow
 def test_a_bundle_that_took_anothers_place_is_the_one_that_is_kept(part, served):
     facts = part("replaced")
+    assert quiet(facts["seen"])
     sha256 = {file["file"]: file["sha256"] for file in json.loads((served / "other" / "model.json").read_text())["files"]}
     kept = [re.fullmatch(r"http://[^/]+/bundle/(.+\.tflite)\?sha256=(\w{12})", url).groups() for url in facts["kept"]]
     assert sorted(kept) == sorted((file, digits[:12]) for file, digits in sha256.items())
@@ -772,6 +818,7 @@ def test_a_broken_or_changed_bundle_is_refused_and_a_repaired_one_runs(part):
     message, running = facts["changed"]
     assert re.match(r"Expected sha256 \w{12}\.\.\. for 'bundle/float16\.tflite', received \w{12}\.\.\.: the file was changed after export\.", message)
     assert running == "Nothing runs." and facts["repaired"][0] and facts["repaired"][1].startswith("float16 runs on")
+    assert quiet(facts["json"][2]) and quiet(facts["version"][2])
     assert facts["json"][0].startswith("Expected JSON in 'bundle/model.json'") and facts["json"][1] == "Nothing runs."
     assert facts["version"][0].startswith("Expected a bundle of format version 1, received 2 in 'bundle/model.json'. Export the bundle again")
     assert "runs on wasm" in facts["reloaded"]

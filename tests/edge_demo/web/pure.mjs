@@ -1,9 +1,10 @@
 // Runs the modules of the app that need no browser, for test_web.py: standard input has what to run, standard output gets what came of it.
 
 import { readFileSync } from "node:fs";
-import { readBundle } from "../../../edge_demo/web/bundle.js";
+import { readBundle, readFile } from "../../../edge_demo/web/bundle.js";
 import { explain } from "../../../edge_demo/web/decode.js";
 import { readOrientation } from "../../../edge_demo/web/exif.js";
+import { readHeader } from "../../../edge_demo/web/header.js";
 import { drawMap } from "../../../edge_demo/web/maps.js";
 import { best, checkNumbers, quantile, softmax } from "../../../edge_demo/web/numbers.js";
 import { preprocess } from "../../../edge_demo/web/preprocess.js";
@@ -23,6 +24,11 @@ const run = {
     globalThis.fetch = async () => new Response(bytes(content));
     return readBundle("bundle/").then(() => null, refusal);
   },
+  async readFile({ description, content }) {
+    globalThis.fetch = async () => new Response(bytes(content));
+    return readFile("bundle/", description, description.files[0].recipe).then((read) => text(new Uint8Array(read)), refusal);
+  },
+  readHeader: ({ content }) => readHeader(new Blob([bytes(content)])),
   async checkNumbers({ content, recipe, picture }) {
     return Promise.resolve().then(() => checkNumbers(floats(content), recipe, picture)).then(() => null, refusal); // prettier-ignore
   },

@@ -43,6 +43,7 @@ async function open(url, options = {}, script = undefined, argument = undefined)
 }
 
 const text = (page, selector) => page.textContent(selector);
+const pressed = (page) => page.$$eval("#samples [aria-pressed=true]", (buttons) => buttons.map(({ dataset }) => dataset.name));
 const shot = (page, name, options = {}) => config.screenshots && page.screenshot({ path: join(config.screenshots, `${name}.png`), ...options });
 
 /** Chooses a recipe or an accelerator, and waits until it runs. */
@@ -155,6 +156,12 @@ const checks = {
       facts[name] = [await text(page, "#problem-text"), await page.$$eval("#classes li", (rows) => rows.length)];
       if (name === "letter.png") await shot(page, "problem");
     }
+    // One that is too large is not even shown: for that the browser would decode it.
+    const shown = () => page.$eval("#shown", (image) => [image.src, image.checkVisibility()]);
+    const before = await shown();
+    await page.setInputFiles("#file", join(config.samples, "bomb.jpg"));
+    await page.waitForFunction(() => document.getElementById("problem-text").textContent.includes("bomb.jpg"));
+    facts.bomb = [await text(page, "#problem-text"), (await shown())[0] === before[0], (await shown())[1]];
     await page.click("#dismiss");
     facts.dismissed = await page.isHidden("#problem");
     facts.again = await classifySample(page, name);
@@ -164,7 +171,7 @@ const checks = {
 
   /** Preprocessing of pictures of all kinds, and of all settings, as the page's modules do it. */
   async pictures() {
-    const { page, context } = await open(server.url);
+    const { page, seen, context } = await open(server.url);
     const facts = await page.evaluate(async (settings) => {
       const { decodeFile } = await import("./decode.js");
       const { preprocess } = await import("./preprocess.js");
@@ -187,7 +194,7 @@ const checks = {
       return facts;
     }, config.settings);
     await context.close();
-    return facts;
+    return { ...facts, seen };
   },
 
   /** A camera, on a device that needs 300 ms for a picture; and the times on one that does not. */
@@ -269,9 +276,10 @@ const checks = {
       navigator.mediaDevices.getUserMedia = async () => Promise.reject(new DOMException("Permission denied", "NotAllowedError"));
     });
     await denied.page.waitForSelector(READY);
+    await classifySample(denied.page, config.classified[0]);
     await denied.page.click("#camera");
     await denied.page.waitForSelector("#problem:not([hidden])");
-    facts.denied = [await text(denied.page, "#problem-text"), denied.seen];
+    facts.denied = [await text(denied.page, "#problem-text"), await pressed(denied.page), (await classes(denied.page, config.classified[0])).length, denied.seen];
     await denied.context.close();
     return { ...facts, seen };
   },
@@ -299,8 +307,27 @@ const checks = {
     await page.evaluate(() => delete document.getElementById("classes").dataset.picture);
     await classifySample(page, first);
     for (const route of release) await route.continue();
+    await page.unroute(`**/samples/${second}`);
     await page.waitForTimeout(500);
-    facts.late = await page.$eval("#shown", (image) => image.alt);
+    const chosen = async () => [await page.$eval("#shown", (image) => image.alt), await pressed(page)];
+    facts.late = await chosen();
+
+    // A clipboard that is read later than a choice that came after it; then one that may not be read.
+    await page.evaluate(() => {
+      navigator.clipboard.read = () => new Promise((resolve, reject) => Object.assign(window, { resolve, reject }));
+    });
+    await page.click("#paste");
+    await classifySample(page, second);
+    await page.evaluate(async (name) => {
+      const picture = await (await fetch(`samples/${name}`)).blob();
+      window.resolve([{ types: [picture.type], getType: async () => picture }]);
+    }, first);
+    await page.waitForTimeout(500);
+    facts.latePaste = await chosen();
+    await page.click("#paste");
+    await page.evaluate(() => window.reject(new DOMException("no", "NotAllowedError")));
+    await page.waitForSelector("#problem:not([hidden])");
+    facts.deniedPaste = [...(await chosen()), await text(page, "#problem-text")];
 
     // A download that is no longer wanted is given up, and holds up nothing; a picture that is chosen meanwhile is classified once.
     const failed = new Promise((resolve) => page.on("requestfailed", (request) => resolve(request.url())));
@@ -381,13 +408,13 @@ const checks = {
     facts.installable = await client.send("Page.getInstallabilityErrors");
     facts.manifest = (await client.send("Page.getAppManifest")).errors;
     await context.close();
-    return facts;
+    return { ...facts, seen };
   },
 
   /** A bundle in the place of another, whose files have the same names; then without the server. Of its float32 file the classes are no numbers. */
   async replaced() {
     let own = await serve(config.bundle);
-    const { page, context } = await open(own.url);
+    const { page, seen, context } = await open(own.url);
     const visited = () => page.waitForFunction(() => document.getElementById("offline").textContent);
     await visited();
     await own.stop();
@@ -408,7 +435,7 @@ const checks = {
       return keys.flat().map(({ url }) => url).filter((url) => url.includes(".tflite")); // prettier-ignore
     });
     await context.close();
-    return facts;
+    return { ...facts, seen };
   },
 
   /** A bundle that is broken or was changed, and what is said; then repaired, without another visit. */
@@ -435,9 +462,9 @@ const checks = {
     const description = readFileSync(model, "utf8");
     for (const [name, broken] of [["json", description.slice(0, 99)], ["version", description.replace('"format_version": 1', '"format_version": 2')]]) {
       writeFileSync(model, broken);
-      const { page, context } = await open(server.url);
+      const { page, seen, context } = await open(server.url);
       await page.waitForSelector("#problem:not([hidden])");
-      facts[name] = [await text(page, "#problem-text"), await text(page, "#running")];
+      facts[name] = [await text(page, "#problem-text"), await text(page, "#running"), seen];
       writeFileSync(model, description);
       if (name === "version") {
         await page.click("#retry");
