@@ -1,7 +1,7 @@
 // The page: from what a person does to what the worker is asked, and back.
 
 import { listBuilds, supportsThreads } from "./builds.js";
-import { readBundle, readFile, runnable } from "./bundle.js";
+import { listSizes, readBundle, readFile, runnable } from "./bundle.js";
 import { Camera } from "./camera.js";
 import { Client, ClosedError } from "./client.js";
 import { checkFile } from "./decode.js";
@@ -16,6 +16,7 @@ const LIVE_TIMES = 300; // the pictures of a live run that median and p90 are of
 
 const controls = {
   recipe: /** @type {HTMLSelectElement} */ (element("recipe")),
+  size: /** @type {HTMLSelectElement} */ (element("size")),
   accelerator: /** @type {HTMLSelectElement} */ (element("accelerator")),
   threads: /** @type {HTMLInputElement} */ (element("threads")),
   topK: /** @type {HTMLInputElement} */ (element("top-k")),
@@ -25,7 +26,9 @@ const controls = {
 };
 const camera = new Camera(element("video"));
 
-/** @type {import("./bundle.js").Description} */
+/** Of the bundle, at each size that its files take. @type {import("./bundle.js").Description[]} */
+let sizes;
+/** At the chosen one. @type {import("./bundle.js").Description} */
 let description;
 /** @typedef {{client: Client, download: AbortController, ready: Promise<boolean>}} Model */
 /** The model that runs, or will: it is there before its file is. @type {Model | null} */
@@ -44,7 +47,8 @@ const can = { gpu: false, threads: false };
 
 async function start() {
   await startKeeping();
-  description = await readBundle(FOLDER);
+  sizes = listSizes(await readBundle(FOLDER));
+  description = sizes[0];
   await findAbilities();
   fillControls();
   listen();
@@ -57,11 +61,22 @@ async function findAbilities() {
   can.threads = await supportsThreads();
 }
 
+/** @param {import("./bundle.js").Description} description */
+function inputSize({ input }) {
+  const [, height, width] = input.shape;
+  return `${height}×${width}`;
+}
+
+function describeModel() {
+  const { model, labels, output_kind } = description;
+  element("model").textContent = `${model} · ${labels ? `${labels.length} classes` : output_kind} · ${inputSize(description)}`;
+}
+
 function fillControls() {
-  const { labels, input, recommended, outputs } = description;
-  const [height, width] = input.shape.slice(1);
-  const classes = labels ? `${labels.length} classes` : description.output_kind;
-  element("model").textContent = `${description.model} · ${classes} · ${height}×${width}`;
+  const { recommended, outputs } = description;
+  describeModel();
+  fillSelect(controls.size, sizes.map((size, i) => [String(i), inputSize(size)])); // prettier-ignore
+  element("size-part").hidden = sizes.length < 2;
   const targets = { cpu: "wasm", gpu: "WebGPU" };
   fillSelect(
     controls.recipe,
@@ -142,7 +157,7 @@ function showRan({ accelerator, whole, threads, adapter }, recipe) {
   if (!whole) extent = accelerator === "webgpu" ? "not all of the graph: the rest runs on the CPU" : "not all of the graph by XNNPACK: the rest runs in plain kernels";
   const instead = wanted === accelerator ? "" : `, in place of ${wanted}, which does not take all of the graph`;
   showRunning(whole && !instead ? "ready" : "partly", `${recipe} runs on ${where}${instead}: ${extent}.`);
-  Object.assign(element("running").dataset, { recipe, accelerator, wanted, whole, threads });
+  Object.assign(element("running").dataset, { recipe, accelerator, wanted, whole, threads, size: controls.size.value });
 }
 
 /** @param {Blob} blob @param {string} name */
@@ -253,8 +268,8 @@ function showResult() {
     shown.map((index) => ({ index, label: description.labels?.[index] ?? `class ${index}`, probability: /** @type {Float64Array} */ (probabilities)[index] })),
     note.trim(),
   );
-  const { recipe, accelerator } = element("running").dataset;
-  Object.assign(element("classes").dataset, { picture: result.of, recipe, accelerator });
+  const { recipe, accelerator, size } = element("running").dataset;
+  Object.assign(element("classes").dataset, { picture: result.of, recipe, accelerator, size });
   drawMapOnPicture();
 }
 
@@ -262,6 +277,12 @@ function drawMapOnPicture() {
   showMap(result, description.preprocessing.crop, Number(controls.strength.value));
   const chosen = chosenMap();
   element("map").dataset.output = chosen !== null && result?.map ? description.outputs[chosen].name : "";
+}
+
+/** Until there is another. */
+function dropMap() {
+  if (result) result.map = null;
+  drawMapOnPicture();
 }
 
 function explainMap() {
@@ -354,6 +375,12 @@ function listen() {
   element("shown").onerror = () => element("drop").classList.remove("filled");
 
   controls.recipe.onchange = loadModel;
+  controls.size.onchange = () => {
+    description = sizes[Number(controls.size.value)];
+    describeModel();
+    dropMap();
+    loadModel();
+  };
   controls.accelerator.onchange = () => {
     enableThreads();
     loadModel();
@@ -371,8 +398,7 @@ function listen() {
   controls.strength.oninput = drawMapOnPicture;
   controls.map.onchange = () => {
     explainMap();
-    if (result) result.map = null;
-    drawMapOnPicture();
+    dropMap();
     classify();
   };
   addEventListener("resize", drawMapOnPicture);

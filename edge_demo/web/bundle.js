@@ -14,9 +14,13 @@ import { sha256 } from "./sha256.js";
  * @property {{name: string, index: number, shape: number[]}[]} outputs
  * @property {{recipe: string, file: string, bytes: number, sha256: string}[]} files
  * @property {Record<string, string | null>} recommended
+ * @property {any} [signatures] What else its files take: see `listSizes`.
+ * @property {string} [signature] The one that is described, where it is not the first of a file.
  */
 
 const FORMAT_VERSION = 1;
+/** The signature that runs where none is named. */
+const DEFAULT = "serving_default";
 
 /** @typedef {(received: number, expected: number) => void} Progress Is told how many bytes have come. */
 
@@ -44,16 +48,43 @@ export async function readBundle(folder) {
         "Export the bundle again, or use the version of this app that came with it.",
     );
   }
-  for (const [expected, holds] of EXPECTED) {
-    let held = false;
-    try {
-      held = holds(description);
-    } catch (error) {
-      if (!(error instanceof TypeError)) throw error; // Something that is not there.
-    }
-    if (!held) throw new InputError(`expected ${expected} in '${path}'. Export the bundle again.`);
-  }
+  const expected = findMissing(description);
+  if (expected) throw new InputError(`expected ${expected} in '${path}'. Export the bundle again.`);
   return description;
+}
+
+/** The first thing that this app relies on and that a description lacks. @param {any} description @returns {string | undefined} */
+function findMissing(description) {
+  return EXPECTED.find(([, holds]) => {
+    try {
+      return !holds(description);
+    } catch (error) {
+      if (error instanceof TypeError) return true; // Something that is not there.
+      throw error;
+    }
+  })?.[0];
+}
+
+/**
+ * Describes the bundle at each size of input that its files take, each through a signature of its own. Those that take pixels compute the same.
+ * @param {Description} description
+ * @returns {Description[]} First the one that is given.
+ */
+export function listSizes(description) {
+  const names = (/** @type {any} */ outputs) => JSON.stringify(outputs.map((/** @type {any} */ output) => output.name));
+  const others = Array.isArray(description.signatures) ? description.signatures.filter((signature) => isString(signature?.key) && signature.key !== DEFAULT) : [];
+  return [
+    description,
+    ...others
+      .map(({ key, input, preprocessing, outputs }) => ({
+        ...description,
+        signature: key,
+        input,
+        preprocessing,
+        outputs: isList(outputs, Boolean) ? outputs.map((/** @type {any} */ output, /** @type {number} */ index) => ({ ...output, index })) : [],
+      }))
+      .filter((other) => !findMissing(other) && names(other.outputs) === names(description.outputs)),
+  ];
 }
 
 /**

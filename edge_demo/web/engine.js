@@ -36,7 +36,8 @@ import { preprocess } from "./preprocess.js";
 
 const RUNTIME = new URL("litert/wasm/", import.meta.url).href;
 
-/** @type {{description: LoadRequest["description"], recipe: string, compiled: import("./litert/core.js").CompiledModel, order: number[]} | null} */
+/** @typedef {import("./litert/core.js").SignatureRunner} SignatureRunner */
+/** @type {{description: LoadRequest["description"], recipe: string, runner: SignatureRunner, order: number[]} | null} */
 let loaded = null;
 /** What the runtime said last about what went wrong. */
 let complaint = "";
@@ -79,7 +80,11 @@ async function load({ model, description, recipe, accelerator, threads }) {
       cpuOptions: { numThreads: threads },
       gpuOptions: { precision: recipe === "float16" ? "fp16" : "fp32" },
     });
-    loaded = { description, recipe, compiled, order: checkShapes(description, compiled, recipe) };
+    const runner = description.signature === undefined ? compiled : compiled.signatures[description.signature];
+    if (!runner) {
+      throw new InputError(`expected '${description.signature}' in the file of '${recipe}', as model.json says, which lacks it. Export the bundle again.`);
+    }
+    loaded = { description, recipe, runner, order: checkShapes(description, runner, recipe) };
     await invoke(new Float32Array(shape.reduce((a, b) => a * b))); // The first run prepares weights and shaders.
   } catch (error) {
     if (error instanceof InputError) throw error;
@@ -124,9 +129,9 @@ async function run({ picture, name, map }) {
 
 /** Returns the outputs in the order of model.json. @param {Float32Array} input */
 async function invoke(input) {
-  const { description, compiled, order } = /** @type {NonNullable<typeof loaded>} */ (loaded);
+  const { description, runner, order } = /** @type {NonNullable<typeof loaded>} */ (loaded);
   const tensor = new Tensor(input, description.input.shape);
-  const results = await compiled.run([tensor]);
+  const results = await runner.run([tensor]);
   const values = [];
   // A copy of each: it may be a view of the runtime's memory.
   for (const at of order) values.push(Float32Array.from(/** @type {Float32Array} */ (await results[at].data())));
@@ -136,15 +141,15 @@ async function invoke(input) {
 
 /**
  * Returns where in the file's outputs those of model.json are.
- * @param {LoadRequest["description"]} description @param {import("./litert/core.js").CompiledModel} compiled @param {string} recipe
+ * @param {LoadRequest["description"]} description @param {SignatureRunner} runner @param {string} recipe
  */
-function checkShapes(description, compiled, recipe) {
-  const details = compiled.getOutputDetails();
+function checkShapes(description, runner, recipe) {
+  const details = runner.getOutputDetails();
   const order = description.outputs.map(({ name, index }) => {
     const named = details.findIndex((output) => output.name === name);
     return named >= 0 ? named : index;
   });
-  const has = [compiled.getInputDetails()[0].shape, ...order.map((at) => details[at]?.shape ?? [])].map((shape) => `[${[...shape].join(", ")}]`);
+  const has = [runner.getInputDetails()[0].shape, ...order.map((at) => details[at]?.shape ?? [])].map((shape) => `[${[...shape].join(", ")}]`);
   const described = [description.input.shape, ...description.outputs.map(({ shape }) => shape)].map((shape) => `[${shape.join(", ")}]`);
   if (has.join() !== described.join()) {
     const expected = `expected input and outputs of ${described.join(" and ")}, as model.json says`;

@@ -14,6 +14,7 @@ import zlib
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from conftest import ROOT, randomize
 from PIL import Image, ImageCms
 from swin_keras.edge_demo import Classifier, InputError, open_picture, preprocess
@@ -180,6 +181,30 @@ def test_a_right_description_is_read_and_unknown_keys_are_left_alone(node):
     for wrong in (changed(outputs=[]), changed(output_kind="boxes"), changed(outputs=[{"name": "logits", "index": 0, "shape": [2]}]), *sizes):
         assert "Export the bundle again." in node({"name": "readBundle", "content": json.dumps(wrong).encode()})[0]
     assert "expected JSON in 'bundle/model.json'" in node({"name": "readBundle", "content": b'{"format'})[0]
+
+
+def test_sizes_are_those_that_the_app_can_run(node):
+    default = {"key": "serving_default", **{key: DESCRIPTION[key] for key in ("input", "preprocessing")}}
+    default["outputs"] = [{key: output[key] for key in ("name", "shape")} for output in DESCRIPTION["outputs"]]
+    shape = [1, 48, 64, 3]
+    large = {
+        **default,
+        "key": "size_48x64",
+        "input": {**default["input"], "shape": shape},
+        "preprocessing": {**default["preprocessing"], "resize": shape[1:3], "crop": shape[1:3]},
+    }
+    unfit = [
+        {**large, "key": "uint8_48x64", "input": {**large["input"], "dtype": "uint8"}},
+        {**large, "key": "lacks", "outputs": None},
+        {**large, "key": "other", "outputs": [{**default["outputs"][0], "name": "probabilities"}]},
+        {**large, "key": 7},
+        {"key": "nothing"},
+        None,
+    ]
+    own = {"shape": DESCRIPTION["input"]["shape"], "outputs": DESCRIPTION["outputs"]}
+    other = {"signature": "size_48x64", "shape": shape, "outputs": [{**default["outputs"][0], "index": 0}]}
+    requests = [{"name": "listSizes", "description": changed(signatures=s)} for s in ([default, large, *unfit], [default], {"a": 1}, None)]
+    assert node(*requests) == [[own, other], [own], [own], [own]]
 
 
 def test_damaged_metadata_says_nothing(node):
@@ -469,12 +494,12 @@ def served(tmp_path_factory):
     # Its name alone is what the page refuses on a GPU.
     description = json.loads((folder / "bundle" / "model.json").read_text())
     description["files"].append({**description["files"][0], "recipe": "int16x8"})
-    description["signatures"] = {"serving_default": {"inputs": ["image"]}}
     (folder / "bundle" / "model.json").write_text(json.dumps(description, indent=2))
     last = next(weight for weight in model.weights if weight.path == "layers_1_blocks_1/mlp/fc2/bias")  # It stands in the file as it is.
     write_other(folder, np.asarray(last))
     backbone = randomize(swin_keras.create_backbone(name, input_shape=shape, return_attention=True))
     export_bundle(backbone, folder / "features", recipes=["float32"], preprocessing=settings)
+    export_bundle(model, folder / "sizes", recipes=["float32"], labels=LABELS, preprocessing=settings, sizes=[(48, 64)], uint8_input=True)
 
     samples = folder / "samples"
     samples.mkdir()
@@ -526,6 +551,7 @@ def seen(browser, served):
         "bundle": str(served / "bundle"),
         "features": str(served / "features"),
         "other": str(served / "other"),
+        "sizes": str(served / "sizes"),
         "samples": str(served / "samples"),
         "classified": CLASSIFIED,
         "settings": SETTINGS,
@@ -787,6 +813,27 @@ def test_a_map_is_laid_over_what_the_model_sees(part, served):
         place += [(box[2] - box[0]) * scale / client_wide, (box[3] - box[1]) * scale / client_high]
         np.testing.assert_allclose(received["part"], place, atol=0.01)
         np.testing.assert_allclose(received["drawn"], [0, 0, grid[1] * cell / 40, grid[0] * cell / 32], atol=0.02)
+
+
+@pytest.mark.slow
+def test_the_size_of_the_input_is_chosen_where_files_take_several(part, served):
+    facts = part("sizes")
+    assert quiet(facts["seen"]) and facts["hidden"]
+    assert facts["options"] == ["32×40", "48×64"]
+    assert [facts["model"][size].split(" · ")[-1] for size in ("0", "1")] == facts["options"]
+    description = json.loads((served / "sizes" / "model.json").read_text())
+    interpreter = Interpreter(str(served / "sizes" / "float32.tflite"))
+    for at, key in (("0", "serving_default"), ("1", "size_48x64")):
+        (signature,) = [signature for signature in description["signatures"] if signature["key"] == key]
+        values = preprocess(open_picture(served / "samples" / CLASSIFIED[0]), signature["preprocessing"])
+        logits = interpreter.get_signature_runner(key)(image=values)["logits"][0].astype("float64")
+        expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        for accelerator in ("wasm", "webgpu"):
+            received = {row["index"]: row["probability"] for row in facts["results"][f"{at} {accelerator}"]}
+            np.testing.assert_allclose([received[i] for i in range(7)], expected, atol=1e-3)
+        # The cast of the signatures for pixels is in the file too, and XNNPACK does not take it.
+        assert "wasm with" in facts["running"][f"{at} wasm"] and "not all of the graph by XNNPACK" in facts["running"][f"{at} wasm"]
+        assert facts["running"][f"{at} webgpu"].endswith(": all of the graph.")
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 // Runs the modules of the app that need no browser, for test_web.py: standard input has what to run, standard output gets what came of it.
 
 import { readFileSync } from "node:fs";
-import { readBundle, readFile } from "../../../edge_demo/web/bundle.js";
+import { listSizes, readBundle, readFile } from "../../../edge_demo/web/bundle.js";
 import { explain } from "../../../edge_demo/web/decode.js";
 import { readOrientation } from "../../../edge_demo/web/exif.js";
 import { readHeader } from "../../../edge_demo/web/header.js";
@@ -24,6 +24,7 @@ const run = {
     globalThis.fetch = async () => new Response(bytes(content));
     return readBundle("bundle/").then(() => null, refusal);
   },
+  listSizes: ({ description }) => listSizes(description).map(({ signature, input, outputs }) => ({ signature, shape: input.shape, outputs })),
   async readFile({ description, content }) {
     globalThis.fetch = async () => new Response(bytes(content));
     return readFile("bundle/", description, description.files[0].recipe).then((read) => text(new Uint8Array(read)), refusal);

@@ -1,5 +1,5 @@
 // Drives the real page in headless Chromium, for test_web.py: `node suite.mjs CONFIG.json` prints what was seen, a JSON object; what should have been
-// seen is for Python to say. CONFIG: python, root, bundle, features, other (bundles), samples, classified (names of samples), screenshots (a folder or null).
+// seen is for Python to say. CONFIG: python, root, bundle, features, other, sizes (bundles), samples, classified (names of samples), screenshots (a folder or null).
 
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -46,17 +46,18 @@ const text = (page, selector) => page.textContent(selector);
 const pressed = (page) => page.$$eval("#samples [aria-pressed=true]", (buttons) => buttons.map(({ dataset }) => dataset.name));
 const shot = (page, name, options = {}) => config.screenshots && page.screenshot({ path: join(config.screenshots, `${name}.png`), ...options });
 
-/** Chooses a recipe or an accelerator, and waits until it runs. */
+/** Chooses a recipe, an accelerator or a size, and waits until it runs. */
 async function choose(page, control, value) {
   await page.selectOption(control, value);
-  const mark = control === "#recipe" ? "recipe" : "wanted";
+  const mark = control === "#accelerator" ? "wanted" : control.slice(1);
   await page.waitForSelector(`${READY}[data-${mark}="${value}"]`);
 }
 
 /** What the page says of a picture, once it says it. */
 async function classes(page, name) {
-  const { recipe, accelerator } = await page.$eval("#running", (running) => ({ ...running.dataset }));
-  await page.waitForSelector(`#classes[data-picture="${name}"][data-recipe="${recipe}"][data-accelerator="${accelerator}"]`, { state: "attached" });
+  const marks = await page.$eval("#running", ({ dataset: { recipe, accelerator, size } }) => Object.entries({ recipe, accelerator, size }));
+  const wanted = [["picture", name], ...marks].map(([mark, value]) => `[data-${mark}="${value}"]`).join("");
+  await page.waitForSelector(`#classes${wanted}`, { state: "attached" });
   return page.$$eval("#classes li", (rows) =>
     rows.map((row) => ({
       index: Number(row.dataset.index),
@@ -382,6 +383,34 @@ const checks = {
     await shot(page, "map");
     await context.close();
     await features.stop();
+    return { ...facts, seen };
+  },
+
+  /** A bundle whose files take pictures of two sizes. */
+  async sizes() {
+    const own = await serve(config.sizes);
+    const { page, seen, context } = await open(own.url);
+    await page.waitForSelector(READY);
+    const [name] = config.classified;
+    await page.fill("#top-k", "100");
+    const facts = { options: await page.$$eval("#size option", (options) => options.map(({ text }) => text)), results: {}, model: {}, running: {} };
+    for (const accelerator of ["wasm", "webgpu"]) {
+      await choose(page, "#accelerator", accelerator);
+      for (const size of ["1", "0"]) {
+        await choose(page, "#size", size);
+        facts.results[`${size} ${accelerator}`] = await classifySample(page, name);
+        facts.model[size] = await text(page, "#model");
+        facts.running[`${size} ${accelerator}`] = await text(page, "#running");
+      }
+    }
+    await choose(page, "#size", "1");
+    await shot(page, "sizes");
+    await context.close();
+    await own.stop();
+    const one = await open(server.url);
+    await one.page.waitForSelector(READY);
+    facts.hidden = await one.page.isHidden("#size");
+    await one.context.close();
     return { ...facts, seen };
   },
 
