@@ -1,7 +1,7 @@
 // The page: from what a person does to what the worker is asked, and back.
 
 import { listBuilds, supportsThreads } from "./builds.js";
-import { listSizes, readBundle, readFile, runnable } from "./bundle.js";
+import { classOutput, listSizes, readBundle, readFile, runnable } from "./bundle.js";
 import { Camera } from "./camera.js";
 import { Client, ClosedError } from "./client.js";
 import { checkFile } from "./decode.js";
@@ -82,7 +82,7 @@ function fillControls() {
     controls.recipe,
     runnable(description).map(({ recipe, bytes }) => {
       const best = Object.entries(targets).filter(([target]) => recommended[target] === recipe).map(([, name]) => name); // prettier-ignore
-      return [recipe, `${recipe}, ${(bytes / 1e6).toFixed(1)} MB${best.length ? ` (best for ${best.join(" and ")})` : ""}`];
+      return [recipe, `${recipe}, ${(bytes / 1e6).toFixed(1)} MB`, best.length ? `Best for ${best.join(" and ")}` : undefined];
     }),
   );
   const recipes = runnable(description).map(({ recipe }) => recipe);
@@ -99,6 +99,7 @@ function fillControls() {
   const takes = globalThis.crossOriginIsolated ? "a browser with relaxed SIMD" : "https or localhost, and the headers that `swin-keras serve` sends";
   if (!can.threads) showNote("threads-note", `One thread only: more take ${takes}.`);
   enableThreads();
+  element("top-k-part").hidden = element("threshold-part").hidden = !classOutput(description);
   const drawn = drawable(outputs);
   element("map-part").hidden = !drawn.length;
   fillSelect(controls.map, [["", "none"], ...drawn.map(({ name }) => /** @type {[string, string]} */ ([String(outputs.findIndex((o) => o.name === name)), name]))]);
@@ -169,7 +170,7 @@ async function setPicture(blob, name) {
   try {
     await checkFile(blob, name); // The browser decodes whatever it shows.
   } catch (error) {
-    if (isLatest(own)) refusePicture(error, () => setPicture(blob, name));
+    if (isLatest(own)) refusePicture(error);
     return;
   }
   if (!isLatest(own)) return;
@@ -182,11 +183,11 @@ async function setPicture(blob, name) {
   await classify();
 }
 
-/** @param {unknown} error @param {() => void} retry */
-function refusePicture(error, retry) {
+/** @param {unknown} error */
+function refusePicture(error) {
   element("drop").classList.remove("filled");
   showNote("classes-note", "No result.");
-  showProblem(error, retry);
+  showProblem(error);
 }
 
 /** @param {"shown" | "video"} which */

@@ -16,13 +16,14 @@ export function element(id) {
 /** What had the focus before a problem was shown. @type {Element | null} */
 let focused = null;
 
-/** Says what is wrong and what to do. @param {unknown} error @param {() => void} retry */
+/** Says what is wrong and what to do. @param {unknown} error @param {() => void} [retry] Where it can help. */
 export function showProblem(error, retry) {
   const { message } = /** @type {Error} */ (error);
   element("problem-text").textContent = message[0].toUpperCase() + message.slice(1);
+  element("retry").hidden = !retry;
   element("retry").onclick = () => {
     hideProblem();
-    retry();
+    retry?.();
   };
   const problem = element("problem");
   if (problem.hidden) focused = document.activeElement;
@@ -127,9 +128,18 @@ function heat(value) {
   return [0, 1, 2].map((i) => a[i] + (at % 1) * (b[i] - a[i])).concat(255);
 }
 
-/** @param {HTMLSelectElement} select @param {[value: string, text: string][]} options */
+/**
+ * @param {HTMLSelectElement} select
+ * @param {[value: string, text: string, group?: string][]} options Groups stand in the order of their first options; those of no group come last.
+ */
 export function fillSelect(select, options) {
-  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+  select.replaceChildren();
+  const groups = [...new Set(options.map(([, , group]) => group))].sort((a, b) => Number(!a) - Number(!b));
+  for (const group of groups) {
+    const list = group ? select.appendChild(document.createElement("optgroup")) : select;
+    if (group) Object.assign(list, { label: group });
+    list.append(...options.filter((option) => option[2] === group).map(([value, text]) => new Option(text, value)));
+  }
 }
 
 /** @param {string} id @param {string} text Nothing hides it. */

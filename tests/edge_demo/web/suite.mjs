@@ -89,7 +89,7 @@ const checks = {
       running: await page.$eval("#running", (running) => [running.textContent, { ...running.dataset }]),
       model: await text(page, "#model"),
       isolated: await page.evaluate(() => crossOriginIsolated),
-      recipes: await page.$$eval("#recipe option", (options) => options.map(({ value, text }) => [value, text])),
+      recipes: await page.$$eval("#recipe option", (options) => options.map(({ value, text, parentElement }) => [value, [text, parentElement.label ?? null]])),
       samples: await page.$$eval("#samples button", (buttons) => buttons.map(({ dataset }) => dataset.name)),
       results: {},
     };
@@ -154,7 +154,7 @@ const checks = {
     for (const name of ["letter.png", "cut.jpg", "cut.png"]) {
       await page.setInputFiles("#file", join(config.samples, name));
       await page.waitForFunction((name) => document.getElementById("problem-text").textContent.includes(name), name);
-      facts[name] = [await text(page, "#problem-text"), await page.$$eval("#classes li", (rows) => rows.length)];
+      facts[name] = [await text(page, "#problem-text"), await page.$$eval("#classes li", (rows) => rows.length), await page.isVisible("#retry")];
       if (name === "letter.png") await shot(page, "problem");
     }
     // One that is too large is not even shown: for that the browser would decode it.
@@ -379,6 +379,7 @@ const checks = {
       });
     }
     facts.note = await text(page, "#classes-note");
+    facts.ofClasses = [await page.isVisible("#top-k"), await page.isVisible("#threshold")];
     facts.explanation = await text(page, "#map-note");
     await shot(page, "map");
     await context.close();
