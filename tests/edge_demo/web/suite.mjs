@@ -394,12 +394,13 @@ const checks = {
     await page.waitForSelector(READY);
     const [name] = config.classified;
     await page.fill("#top-k", "100");
+    await classifySample(page, name);
     const facts = { options: await page.$$eval("#size option", (options) => options.map(({ text }) => text)), results: {}, model: {}, running: {} };
     for (const accelerator of ["wasm", "webgpu"]) {
       await choose(page, "#accelerator", accelerator);
       for (const size of ["1", "0"]) {
         await choose(page, "#size", size);
-        facts.results[`${size} ${accelerator}`] = await classifySample(page, name);
+        facts.results[`${size} ${accelerator}`] = await classes(page, name);
         facts.model[size] = await text(page, "#model");
         facts.running[`${size} ${accelerator}`] = await text(page, "#running");
       }
