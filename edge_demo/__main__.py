@@ -8,7 +8,10 @@ import sys
 
 import numpy as np
 
-from . import camera, folder
+if not __package__:  # `python PATH/edge_demo`
+    sys.path[0], __package__ = os.path.split(os.path.dirname(os.path.abspath(__file__)))
+
+from . import camera, folder, interrupt
 from .classifier import Classifier
 from .errors import InputError, printable
 
@@ -187,6 +190,7 @@ def main(argv=None, prog="python -m edge_demo", description="Classifies pictures
     add_arguments(parser)
     code, line = 2, None
     try:
+        interrupt.raise_again()
         code = run(parser.parse_args(argv)) or 0
     except SystemExit as end:  # of `--help`
         code = end.code or 0

@@ -1,7 +1,12 @@
 """Swin Transformers in Keras 3, from training to a phone. Importing this package registers every layer, so saved models load."""
 
+# ruff: noqa: E402
 import os
 import platform
+
+from swin_keras import interrupt
+
+interrupt.end_at_once()
 
 from swin_keras.quiet import quiet_native
 

@@ -7,6 +7,7 @@ import pathlib
 import re
 import sys
 
+from swin_keras import interrupt
 from swin_keras.edge_demo import __main__ as edge_main
 from swin_keras.edge_demo import bench, serve
 from swin_keras.quiet import quiet_native
@@ -32,6 +33,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     try:
+        interrupt.raise_again()
         arguments = _parser().parse_args(argv)
         return edge_main.finish_output(arguments.run(arguments) or 0)
     except SystemExit as end:  # of `--help`
