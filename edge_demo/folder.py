@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import pathlib
+import re
 import sys
 import time
 
@@ -46,32 +47,51 @@ def header(top_k):
 
 def row(result, top_k):
     """Returns a result, or `{"image", "error"}`, as the cells of a row."""
-    answers = [cell for entry in result.get("top", []) for cell in (entry["label"], entry["index"], f"{entry['probability']:.6f}")]
+    answers = [cell for entry in result.get("top", []) for cell in (_cell(entry["label"]), entry["index"], f"{entry['probability']:.6f}")]
     answers += [""] * (3 * top_k - len(answers))
     ms = result.get("ms", {})
-    return [result["image"], *answers, *(ms.get(part, "") for part in ("decode", "preprocess", "inference")), result.get("error", "")]
+    return [_cell(result["image"]), *answers, *(ms.get(part, "") for part in ("decode", "preprocess", "inference")), result.get("error", "")]
+
+
+def _cell(text):
+    # What turns the direction of writing would show one name as another.
+    return re.sub("[\u202a-\u202e\u2066-\u2069]", lambda match: printable(match[0]), text)
 
 
 @contextlib.contextmanager
 def open_table(path, top_k):
     """Gives a function that writes a row of cells; the file gets its name once all is written.
 
-    An interruption leaves what there is under the name with `.partial`.
+    An interruption leaves what there is under the name with `.partial`. Of a link, what it leads to is written.
 
     Raises:
-        InputError: If something stands there that this program did not write.
-        OSError: If it cannot be written.
+        InputError: If something stands under one of the two names that this program did not write, or it cannot be written.
     """
-    path = pathlib.Path(path)
-    if path.exists() and not (path.is_file() and path.read_bytes()[:6] in (b"", b"image,")):
-        raise InputError(f"expected a new file for --csv, received {str(path)!r}, which this program did not write. Name another one.")
-    partial = path.with_name(f"{path.name}.partial")
-    # A name may hold what is no text.
-    with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header(top_k))
-        yield writer.writerow
-    partial.replace(path)
+    target = pathlib.Path(os.path.realpath(path))
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        for file in (target, partial):
+            if os.path.lexists(file) and not _is_table(file):
+                named = str(path if file is target else partial)
+                raise InputError(f"expected a new file for --csv, received {named!r}, which this program did not write. Name another one.")
+        # A name may hold what is no text.
+        with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header(top_k))
+            yield writer.writerow
+        partial.replace(target)
+    except BrokenPipeError:  # of standard output, where the caller writes too
+        raise
+    except OSError as error:
+        problem = f"{error.strerror or error}. Check that its folder is there, may be written to and has room, or name another file"
+        raise InputError(f"expected to write the table of --csv, received {str(path)!r}: {problem}.") from error
+
+
+def _is_table(path):
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(6) in (b"", b"image,")
 
 
 class _Bar:

@@ -1,6 +1,7 @@
 """Draws what a classifier says of a picture under it."""
 
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
@@ -12,6 +13,9 @@ from .errors import InputError, printable
 
 _SIDE, _ROW, _MARGIN = 640, 26, 6  # pixels
 _PAPER, _BAR, _INK = "#ffffff", "#9ecbff", "#1f2328"
+# Pillow's own font has ASCII alone. Those of Linux, macOS and Windows that have the most, wherever the system keeps them.
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "segoeui.ttf", "msyh.ttc")
+_MARK = b"drawn by edge_demo"  # a comment of the JPEG file
 
 
 def draw(picture, top):
@@ -19,7 +23,8 @@ def draw(picture, top):
 
     Args:
         picture: `PIL.Image.Image` in mode RGB.
-        top: List of `label` and `probability`, as `Classifier.classify` returns it.
+        top: List of `index`, `label` and `probability`, as `Classifier.classify` returns it. A label for which no font has the letters is drawn
+            as "class 17".
     """
     factor = _SIDE / max(picture.size)
     # Large pixels stay pixels: blurred, a small picture tells less.
@@ -27,19 +32,46 @@ def draw(picture, top):
     picture = picture.resize(tuple(max(1, round(factor * side)) for side in picture.size), how)
     sheet = Image.new("RGB", (_SIDE, picture.height + _ROW * len(top)), _PAPER)
     sheet.paste(picture, ((_SIDE - picture.width) // 2, 0))
-    drawing, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
+    drawing = ImageDraw.Draw(sheet)
     for row, entry in enumerate(top):
         y = picture.height + row * _ROW
         length = round(_SIDE * min(max(entry["probability"], 0.0), 1.0))
         if length:
             drawing.rectangle((0, y + 2, length - 1, y + _ROW - 3), fill=_BAR)
-        text = f"{100 * entry['probability']:5.1f} %  {printable(entry['label'])[:80]}"
-        drawing.text((_MARGIN, y + _ROW / 2), text, fill=_INK, font=font, anchor="lm")
+        label = printable(entry["label"])[:80]
+        font = _find_font(label)
+        if font is None:
+            label, font = f"class {entry['index']}", _load_font(None)
+        drawing.text((_MARGIN, y + _ROW / 2), f"{100 * entry['probability']:5.1f} %  {label}", fill=_INK, font=font, anchor="lm")
     return sheet
 
 
+def _find_font(text):
+    """Returns a font that has all letters of a text, or `None`."""
+    for name in (None, *_FONTS):
+        font = _load_font(name)
+        if font is not None and all(_drawn(name, letter) != _drawn(name, "\uffff") for letter in set(text)):
+            return font
+    return None
+
+
+@functools.cache
+def _load_font(name):
+    try:
+        return ImageFont.load_default(size=16) if name is None else ImageFont.truetype(name, 16)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=10_000)
+def _drawn(name, letter):
+    # What a font lacks is drawn as U+FFFF, which none has.
+    mask = _load_font(name).getmask(letter)
+    return mask.size, bytes(mask)
+
+
 class Overlays:
-    """Writes drawings into a folder under the names of the pictures, `NAME-overlay.jpg`, and never over one of these.
+    """Writes drawings into a folder under the names of the pictures, `NAME-overlay.jpg`, and never over what this program did not draw.
 
     Args:
         folder: Path. Made if missing.
@@ -61,7 +93,7 @@ class Overlays:
         """Draws and writes one, and returns its path.
 
         Args:
-            name: String or path of the picture. Of two with the same last part the second gets a number.
+            name: String or path of the picture. Where that name is taken the drawing gets a number.
             picture, top: As in `draw`.
             again: Boolean. Whether it takes the place of the one before.
 
@@ -71,20 +103,37 @@ class Overlays:
         stem = pathlib.Path(name).stem[:50]
         numbers = itertools.count(2)
         path = self._folder / f"{stem}-overlay.jpg"
-        while _on_any_disk(path) in self._taken and not again:
+        while (_on_any_disk(path) in self._taken and not again) or not _may_be_replaced(path):
             path = self._folder / f"{stem}-{next(numbers)}-overlay.jpg"
         self._taken.add(_on_any_disk(path))
-        partial = path.with_name(f"{path.name}.partial")
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
-            draw(picture, top).save(partial, format="JPEG", quality=90)
-            partial.replace(path)
+            partial.touch(exist_ok=False)  # What has that name is somebody's.
+            try:
+                draw(picture, top).save(partial, format="JPEG", quality=90, comment=_MARK)
+                partial.replace(path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    partial.unlink()
+                raise
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             raise InputError(
                 f"expected to write {str(path)!r}: {error.strerror or error}. Make room or give permission there, or name another folder."
             ) from error
         return path
+
+
+def _may_be_replaced(path):
+    """Whether nothing has this name, or a drawing of this program."""
+    if not os.path.lexists(path):
+        return True
+    try:
+        if path.is_symlink() or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return _MARK in file.read(256)
+    except OSError:
+        return False
 
 
 def _on_any_disk(path):

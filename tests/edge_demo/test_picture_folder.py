@@ -72,7 +72,9 @@ def test_damaged_pictures_are_rows_and_the_rest_is_classified_with_code_1(bundle
     os.mkfifo(pictures / "pipe.png")
     arguments = ["--folder", str(pictures), "--bundle", str(bundle)]
     assert edge_main(arguments) == 1
-    assert capsys.readouterr().err == "error: 2 of 4 pictures could not be classified; their `error` says why\n"
+    captured = capsys.readouterr()
+    assert captured.err == "error: 2 of 4 pictures could not be classified; their `error` says why\n"
+    assert captured.out.startswith("2 of 4 pictures, median ")
     rows = table("results.csv")
     assert [bool(row["error"]) for row in rows] == [False, True, False, True] and all(bool(row["label_1"]) != bool(row["error"]) for row in rows)
     assert "this picture is damaged" in rows[1]["error"] and "no regular file" in rows[3]["error"]
@@ -100,6 +102,35 @@ def test_a_table_that_is_not_ours_stays_and_ours_is_replaced(bundle, pictures, t
     for _ in range(2):
         assert edge_main(["--folder", str(pictures), "--bundle", str(bundle), "--csv", "other.csv"]) == 0
     assert names(tmp_path / "here") == ["other.csv", "results.csv"]
+
+
+def test_a_file_of_the_users_under_the_name_of_the_unfinished_table_stays(bundle, pictures, tmp_path, capsys):
+    partial = tmp_path / "here" / "mine.csv.partial"
+    partial.write_text("my,own\n")
+    arguments = ["--folder", str(pictures), "--bundle", str(bundle), "--csv", "mine.csv"]
+    assert edge_main(arguments) == 2
+    assert "mine.csv.partial', which this program did not write. Name another one." in capsys.readouterr().err and partial.read_text() == "my,own\n"
+    partial.write_text("image,label_1\n")  # what an interruption leaves
+    assert edge_main(arguments) == 0 and names(tmp_path / "here") == ["mine.csv"]
+
+
+def test_a_table_that_cannot_be_written_says_what_to_do(bundle, pictures, capsys):
+    assert edge_main(["--folder", str(pictures), "--bundle", str(bundle), "--csv", "no/such/x.csv"]) == 2
+    expected = "error: expected to write the table of --csv, received 'no/such/x.csv': No such file or directory. Check that its folder is there"
+    assert capsys.readouterr().err.startswith(expected)
+
+
+def test_a_link_to_a_table_stays_a_link(tmp_path):
+    (tmp_path / "link.csv").symlink_to("table.csv")
+    for _ in range(2):
+        with folder.open_table(tmp_path / "link.csv", 1):
+            pass
+    assert names(tmp_path) == ["link.csv", "table.csv"] and (tmp_path / "link.csv").is_symlink()
+
+
+def test_what_turns_the_direction_of_writing_is_written_out_in_a_table():
+    result = {"image": "a\u202egnp.exe", "top": [{"label": "سبعة\u200d\u2066", "index": 0, "probability": 1.0}]}
+    assert folder.row(result, 1)[:2] == ["a\\u202egnp.exe", "سبعة\u200d\\u2066"]
 
 
 def test_an_interruption_leaves_the_rows_so_far_under_another_name(bundle, pictures, tmp_path, monkeypatch, capsys):
@@ -212,10 +243,36 @@ def test_names_that_some_disks_take_for_one_are_drawn_into_two_files(tmp_path):
     assert found == ["A-overlay.jpg", "a-2-overlay.jpg", "caf\u00e9-overlay.jpg", "cafe\u0301-2-overlay.jpg", "b-2-overlay.jpg"]
 
 
+def test_a_drawing_takes_the_place_of_one_of_ours_and_of_no_other_file(tmp_path):
+    mine = {"a-overlay.jpg": b"\xff\xd8my own", "b-overlay.jpg": b""}
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "c-overlay.jpg").symlink_to("a-overlay.jpg")
+    for _ in range(2):
+        drawings = overlay.Overlays(tmp_path, [])
+        found = [drawings.write(f"{name}.png", Image.new("RGB", (8, 8)), [], again=name == "b").name for name in "abbcd"]
+        assert found == ["a-2-overlay.jpg", *["b-2-overlay.jpg"] * 2, "c-2-overlay.jpg", "d-overlay.jpg"]
+    assert all((tmp_path / name).read_bytes() == content for name, content in mine.items()) and (tmp_path / "c-overlay.jpg").is_symlink()
+    assert names(tmp_path) == sorted([*mine, *found[:2], *found[3:], "c-overlay.jpg"])
+
+
+def test_a_label_is_drawn_in_a_font_that_has_its_letters_or_as_a_number(monkeypatch):
+    def pixels(label):
+        return np.asarray(overlay.draw(Image.new("RGB", (8, 8)), [{"label": label, "index": 17, "probability": 0.5}]))
+
+    if overlay._load_font("DejaVuSans.ttf") is not None:
+        assert (pixels("Kätzchen Ж") != pixels("Katzchen X")).any() and (pixels("Kätzchen Ж") != pixels("class 17")).any()
+    monkeypatch.setattr(overlay, "_FONTS", ("no such font.ttf",))
+    for label in ("Kätzchen", "Ж", "日本語", "😀"):
+        np.testing.assert_array_equal(pixels(label), pixels("class 17"))
+    assert (pixels("a") != pixels("class 17")).any()
+
+
 def test_overlays_inside_the_folder_that_is_read_are_refused(bundle, pictures, capsys):
     for place in (pictures, pictures / "drawn", pictures / "a" / ".." / "drawn"):
         assert edge_main(["--folder", str(pictures), "--bundle", str(bundle), "--save-overlay", str(place)]) == 2
-        assert "outside of --folder" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "outside of --folder" in error and f"received {str(place)!r}. Name another one." in error
     assert edge_main(["--folder", str(pictures), "--bundle", str(bundle), "--save-overlay", f"{pictures}-drawn"]) == 0
     assert names(pictures.with_name("pictures-drawn")) == ["b-overlay.jpg", "c-overlay.jpg", "d-overlay.jpg"]
 
