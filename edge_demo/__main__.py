@@ -12,15 +12,17 @@ if not __package__:  # `python PATH/edge_demo`
     sys.path[0], __package__ = os.path.split(os.path.dirname(os.path.abspath(__file__)))
 
 from . import camera, folder, interrupt
-from .classifier import Classifier
-from .errors import InputError, printable
+from .classifier import MAX_THREADS, Classifier
+from .errors import InputError, printable, words
 
 CLOSED_PIPE = 141  # as a shell says it of a process that SIGPIPE ended
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise InputError(f"{message}. `{self.prog} --help` shows the usage.")
+        # argparse says how many arguments are missing, not of what.
+        message = message.replace("--size: expected 2 arguments", "--size: expected a height and a width, such as --size 224 320")
+        raise InputError(f"{words(message)}. `{self.prog} --help` shows the usage.")
 
 
 def positive_integer(text):
@@ -28,6 +30,40 @@ def positive_integer(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, received {text!r}")
     return int(text)
+
+
+def thread_count(text):
+    """An argparse type: a number of threads that the runtime may start."""
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MAX_THREADS}, received {text!r}")
+    return int(text)
+
+
+def not_empty(text):
+    """An argparse type: a name or path. An empty one, as of a variable that is not set, is no wish for the default."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, received ''. Leave the option out for its default")
+    return text
+
+
+def say(line, file=None):
+    """Prints a line and does not wait with it.
+
+    Raises:
+        InputError: If it cannot be written.
+        BrokenPipeError: If nobody reads it.
+    """
+    try:
+        print(line, file=file, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(unwritten(error)) from error
+
+
+def unwritten(error):
+    """Returns what to tell of an `OSError` of standard output."""
+    return f"expected to write to standard output: {error.strerror}. Make room, or send the output elsewhere."
 
 
 def _camera_number(text):
@@ -49,17 +85,17 @@ def add_arguments(parser):
     parser.add_argument(
         "--camera", type=_camera_number, metavar="N", help="classify what this camera sees, 0 for the first, until Ctrl-C; needs OpenCV"
     )
-    parser.add_argument("--folder", metavar="DIR", help="classify all pictures of a folder and its sub-folders, into a table")
-    parser.add_argument("--bundle", default="bundle", metavar="DIR", help="folder with model.json (default: bundle)")
-    parser.add_argument("--recipe", metavar="NAME", help="file of the bundle to run (default: the one recommended for a CPU)")
+    parser.add_argument("--folder", type=not_empty, metavar="DIR", help="classify all pictures of a folder and its sub-folders, into a table")
+    parser.add_argument("--bundle", type=not_empty, default="bundle", metavar="DIR", help="folder with model.json (default: bundle)")
+    parser.add_argument("--recipe", type=not_empty, metavar="NAME", help="file of the bundle to run (default: the one recommended for a CPU)")
     size = {"nargs": 2, "type": positive_integer, "metavar": ("H", "W")}
     parser.add_argument("--size", help="of the sizes of pictures that the bundle's files take, the one to use (default: the first)", **size)
-    parser.add_argument("--threads", type=positive_integer, default=2, metavar="N", help="(default: 2)")
+    parser.add_argument("--threads", type=thread_count, default=2, metavar="N", help=f"from 1 to {MAX_THREADS} (default: 2)")
     parser.add_argument("--top-k", type=positive_integer, default=5, metavar="K", help="number of classes to show (default: 5)")
     parser.add_argument("--threshold", type=_fraction, default=0.0, metavar="T", help="leave out classes of a smaller probability, from 0 to 1")
     parser.add_argument("--json", action="store_true", help="print one line of JSON for each picture")
-    parser.add_argument("--csv", metavar="FILE", help="where --folder writes its table (default: results.csv; with --json none)")
-    parser.add_argument("--save-overlay", metavar="DIR", help="write each picture with its classes drawn under it there")
+    parser.add_argument("--csv", type=not_empty, metavar="FILE", help="where --folder writes its table (default: results.csv; with --json none)")
+    parser.add_argument("--save-overlay", type=not_empty, metavar="DIR", help="write each picture with its classes drawn under it there")
 
 
 def run(arguments):
@@ -98,14 +134,13 @@ def run(arguments):
 
 def _print(result, arguments):
     if arguments.json:
-        print(json.dumps(result), flush=True)
+        say(json.dumps(result))
         return
-    print(f"{printable(result['image'])} ({result['recipe']}: {_times(result)})")
-    for entry in result["top"]:
-        print(f"  {100 * entry['probability']:5.1f} %  {printable(entry['label'])}")
+    lines = [f"{printable(result['image'])} ({result['recipe']}: {_times(result)})"]
+    lines += [f"  {100 * entry['probability']:5.1f} %  {printable(entry['label'])}" for entry in result["top"]]
     if not result["top"]:
-        print(f"  no class reaches {100 * arguments.threshold:g} %")
-    sys.stdout.flush()
+        lines.append(f"  no class reaches {100 * arguments.threshold:g} %")
+    say("\n".join(lines))
 
 
 def _draw(overlays, result, picture, again=False):
@@ -127,12 +162,12 @@ def _run_camera(classifier, arguments, overlays):
         _draw(overlays, result, picture, again=True)
         top = ", ".join(f"{100 * entry['probability']:.1f} % {printable(entry['label'])}" for entry in result["top"])
         line = f"{result['image']}, picture {result['frame']} ({_times(result)}): {top or 'no class'}"
-        print(json.dumps(result) if arguments.json else line, flush=True)
+        say(json.dumps(result) if arguments.json else line)
         _raise_error(result)
 
     count, times = camera.watch(classifier, arguments.camera, show, arguments.top_k, arguments.threshold)
     of = f" of the last {len(times)}" if count > len(times) else ""
-    print(f"{count} pictures{_median(times)}{of}", file=sys.stderr if arguments.json else sys.stdout)
+    say(f"{count} pictures{_median(times)}{of}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 
@@ -150,13 +185,14 @@ def _run_folder(classifier, arguments, images, overlays):
             if write_row:
                 write_row(folder.row(result, top_k))
             if arguments.json:
-                print(json.dumps(result), flush=True)
+                say(json.dumps(result))
 
         # Lines on the terminal show by themselves how far it is.
         bar = not (arguments.json and sys.stdout.isatty())
         times = folder.classify_folder(classifier, images, write, top_k, arguments.threshold, bar)
-    summary = f"{len(images)} pictures{_median(times)}" + (f", in {path}" if path else "")
-    print(summary, file=sys.stderr if arguments.json else sys.stdout)
+    classified = f"{len(times)} of " * (len(times) < len(images)) + f"{len(images)} pictures"
+    summary = classified + _median(times) + (f", in {path}" if path else "")
+    say(summary, file=sys.stderr if arguments.json else sys.stdout)
     if failed:
         what = "classified or drawn" if overlays else "classified"
         print(f"error: {failed} of {len(images)} pictures could not be {what}; their `error` says why", file=sys.stderr)
@@ -169,7 +205,8 @@ def _open_overlays(arguments, images):
     inside = os.path.join(os.path.realpath(arguments.folder or ""), "")
     if arguments.folder is not None and os.path.join(os.path.realpath(arguments.save_overlay), "").startswith(inside):
         raise InputError(
-            "expected a folder for --save-overlay outside of --folder, whose pictures the next run would take them for. Name another one."
+            f"expected a folder for --save-overlay outside of --folder {arguments.folder!r}, whose pictures the next run would take them for, "
+            f"received {arguments.save_overlay!r}. Name another one."
         )
     from .overlay import Overlays  # which takes time to import
 
@@ -201,8 +238,14 @@ def main(argv=None, prog="python -m edge_demo", description="Classifies pictures
     except MemoryError:
         line = "error: expected more memory than there is. Use a smaller file of the bundle, or smaller pictures."
     except (InputError, OSError) as error:
-        line = f"error: {printable(str(error))}"
+        line = f"error: {printable(_words(error))}"
     return finish_output(code, line)
+
+
+def _words(error):
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"expected to read or write {os.fsdecode(error.filename)!r}, received: {error.strerror}. Check its path and its permissions."
+    return str(error)
 
 
 def finish_output(code, line=None):
@@ -215,7 +258,7 @@ def finish_output(code, line=None):
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        code, line = 2, f"error: expected to write to standard output: {error.strerror}. Make room, or send the output elsewhere."
+        code, line = 2, f"error: {unwritten(error)}"
         if isinstance(error, BrokenPipeError):
             code, line = CLOSED_PIPE, None
         # Python would complain once more, and end with code 120, when it flushes at exit.

@@ -16,8 +16,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from . import __main__ as edge_main
 from .bundle import find_file, read_bundle, read_file
-from .classifier import TFLiteModel, check_threads
-from .errors import InputError
+from .classifier import MAX_THREADS, TFLiteModel, check_threads
+from .errors import InputError, words
 from .first_run import LOAD_AND_RUN, check_first_run, load_and_run_arguments, run_alone
 from .quiet import quietly
 
@@ -161,7 +161,7 @@ def measure_bundle(bundle, recipes=None, threads=2, runs=RUNS, log=lambda line: 
             coverages[recipe] = delegate_coverage(content)
             TFLiteModel(content, threads)(picture)  # What does not run, or takes pictures of another size, is found here.
         except (ValueError, RuntimeError, IndexError, MemoryError) as error:
-            raise InputError(f"expected a .tflite file that runs here for the recipe {recipe!r}: {error}. Export the bundle again.") from error
+            raise InputError(f"expected a .tflite file that runs here for the recipe {recipe!r}: {words(error)}. Export the bundle again.") from error
         fresh[recipe] = measure_fresh_process(content, recipe, threads, log)
     log("timing, in turns")
     try:
@@ -170,7 +170,9 @@ def measure_bundle(bundle, recipes=None, threads=2, runs=RUNS, log=lambda line: 
         latencies = measure_latencies(runners, picture, threads, runs)
     except (ValueError, RuntimeError, MemoryError) as error:
         names = ", ".join(contents)
-        raise InputError(f"expected the recipes {names} to run in memory together: {error}. Measure fewer at a time, with --recipe.") from error
+        raise InputError(
+            f"expected the recipes {names} to run in memory together: {words(error)}. Measure fewer at a time, with --recipe."
+        ) from error
     measured = {
         recipe: {"bytes": len(content), **fresh[recipe], "latency_ms": latencies[recipe], "delegate": coverages[recipe]}
         for recipe, content in contents.items()
@@ -199,9 +201,9 @@ def table(measured):
 
 def add_arguments(parser):
     """Adds what this command takes; `swin-keras bench` takes the same."""
-    parser.add_argument("--bundle", required=True, metavar="DIR", help="folder with model.json")
+    parser.add_argument("--bundle", type=edge_main.not_empty, default="bundle", metavar="DIR", help="folder with model.json (default: bundle)")
     parser.add_argument("--recipe", action="append", metavar="NAME", help="file of the bundle to measure; repeats (default: all)")
-    parser.add_argument("--threads", type=edge_main.positive_integer, default=2, metavar="N", help="(default: 2)")
+    parser.add_argument("--threads", type=edge_main.thread_count, default=2, metavar="N", help=f"from 1 to {MAX_THREADS} (default: 2)")
     parser.add_argument("--runs", type=edge_main.positive_integer, default=RUNS, metavar="N", help=f"of each file (default: {RUNS})")
     parser.add_argument("--json", action="store_true", help="print the line of JSON alone")
 
@@ -209,7 +211,7 @@ def add_arguments(parser):
 def run(arguments):
     """Measures a bundle and prints the result, of which the last line is JSON; progress goes to standard error."""
     measured = measure_bundle(arguments.bundle, arguments.recipe, arguments.threads, arguments.runs, log=lambda line: print(line, file=sys.stderr))
-    print(*([] if arguments.json else table(measured)), json.dumps(measured), sep="\n")
+    edge_main.say("\n".join([*([] if arguments.json else table(measured)), json.dumps(measured)]))
 
 
 if __name__ == "__main__":

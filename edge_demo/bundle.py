@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 
-from .errors import InputError
+from .errors import InputError, words
 
 FORMAT_VERSION = 1
 # 21,841 labels take some 2 MB; a .tflite file cannot be larger than its offsets reach.
@@ -31,7 +31,7 @@ def read_bundle(folder, classifier=True):
     try:
         description = json.loads(text.decode())
     except (ValueError, RecursionError, MemoryError) as error:
-        raise InputError(f"expected JSON in {str(path)!r}: {error}. Export the bundle again.") from error
+        raise InputError(f"expected JSON in {str(path)!r}: {words(error)}. Export the bundle again.") from error
     version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION or type(version) is not int:
         raise InputError(
@@ -50,13 +50,21 @@ def read_bundle(folder, classifier=True):
 
 
 def _check(description, promises, path):
-    for expected, holds in promises.items():
+    for expected, (keys, holds) in promises.items():
         try:
             held = holds(description)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
             held = False
         if not held:
-            raise InputError(f"expected {expected} in {str(path)!r}. Export the bundle again.")
+            received = ", ".join(f"{key} {_shorten(description, key)}" for key in keys.split())
+            raise InputError(f"expected {expected} in {str(path)!r}, received {received}. Export the bundle again.")
+
+
+def _shorten(description, key):
+    for part in key.split("."):
+        description = description.get(part) if isinstance(description, dict) else None
+    received = repr(description)
+    return received if len(received) <= 100 else f"{received[:97]}..."
 
 
 def at_size(folder, description, size):
@@ -98,6 +106,18 @@ def find_file(description, recipe):
     return files[recipe]
 
 
+def find_recommended(folder, description):
+    """Returns the recipe that model.json recommends for a CPU; raises an `InputError` if the bundle lacks it."""
+    recipe = description["recommended"]["cpu"]
+    recipes = [file["recipe"] for file in description["files"]]
+    if recipe not in recipes:
+        raise InputError(
+            f"expected as recommended.cpu in {str(pathlib.Path(folder) / 'model.json')!r} one of the bundle's recipes {', '.join(recipes):.200}, "
+            f"received {recipe!r:.80}. Name one of them with --recipe, or export the bundle again."
+        )
+    return recipe
+
+
 def read_file(folder, description, recipe):
     """Reads the .tflite file of a recipe.
 
@@ -115,7 +135,7 @@ def read_file(folder, description, recipe):
         raise InputError(f"expected the file {str(path)!r}, which model.json lists and which is missing. Copy the whole bundle again.")
     content = _read(folder, path, _MAX_FILE_BYTES)
     received = hashlib.sha256(content).hexdigest()
-    if received != file["sha256"]:
+    if received != file["sha256"].lower():
         raise InputError(
             f"expected sha256 {file['sha256'][:12]}... for {str(path)!r}, received {received[:12]}...: "
             "the file was changed after export. Copy or export the bundle again."
@@ -154,44 +174,66 @@ def _is_inside(name):
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
-# What this program relies on, in the words of the error.
+# What this program relies on, in the words of the error; and which values of model.json the error shows.
 _OF_A_CLASSIFIER = {
-    "a classifier, whose output_kind is logits or probabilities,": lambda d: d["output_kind"] in ("logits", "probabilities"),
-    "one output of shape [1, classes]": lambda d: (
-        len(d["outputs"]) == 1 and _is_list(d["outputs"][0]["shape"], int, 2) and d["outputs"][0]["shape"][0] == 1 <= d["outputs"][0]["shape"][1]
+    "a classifier, whose output_kind is logits or probabilities,": ("output_kind", lambda d: d["output_kind"] in ("logits", "probabilities")),
+    "one output of shape [1, classes]": (
+        "outputs",
+        lambda d: (
+            len(d["outputs"]) == 1 and _is_list(d["outputs"][0]["shape"], int, 2) and d["outputs"][0]["shape"][0] == 1 <= d["outputs"][0]["shape"][1]
+        ),
     ),
-    "labels that are null or a name for each class": lambda d: d["labels"] is None or _is_list(d["labels"], str, d["outputs"][0]["shape"][1]),
-    "a recommended recipe for cpu": lambda d: isinstance(d["recommended"]["cpu"], str),
+    "labels that are null or a name for each class": (
+        "outputs labels",
+        lambda d: d["labels"] is None or _is_list(d["labels"], str, d["outputs"][0]["shape"][1]),
+    ),
+    "a recommended recipe for cpu": ("recommended", lambda d: isinstance(d["recommended"]["cpu"], str)),
 }
 _EXPECTED = {
-    "a preprocessing mode of exact or cover": lambda d: d["preprocessing"]["mode"] in ("exact", "cover"),
-    "an interpolation of bilinear or bicubic": lambda d: d["preprocessing"]["interpolation"] in ("bilinear", "bicubic"),
-    "a resize that holds the crop": lambda d: (
-        all(_is_list(d["preprocessing"][key], int, 2) for key in ("resize", "crop"))
-        and all(0 < c <= r <= 2**14 for c, r in zip(d["preprocessing"]["crop"], d["preprocessing"]["resize"], strict=True))
+    "a preprocessing mode of exact or cover": ("preprocessing.mode", lambda d: d["preprocessing"]["mode"] in ("exact", "cover")),
+    "an interpolation of bilinear or bicubic": (
+        "preprocessing.interpolation",
+        lambda d: d["preprocessing"]["interpolation"] in ("bilinear", "bicubic"),
     ),
-    "a float32 NHWC input of shape [1, *crop, 3]": lambda d: (
-        d["input"] == {"shape": [1, *d["preprocessing"]["crop"], 3], "dtype": "float32", "layout": "NHWC"}
+    "a resize that holds the crop": (
+        "preprocessing.resize preprocessing.crop",
+        lambda d: (
+            all(_is_list(d["preprocessing"][key], int, 2) for key in ("resize", "crop"))
+            and all(0 < c <= r <= 2**14 for c, r in zip(d["preprocessing"]["crop"], d["preprocessing"]["resize"], strict=True))
+        ),
     ),
-    "three numbers as mean and three as std": lambda d: (
-        all(_is_list(d["preprocessing"][key], (int, float), 3) for key in ("mean", "std"))
-        and all(-1e3 <= m <= 1e3 for m in d["preprocessing"]["mean"])
-        and all(1e-3 <= s <= 1e3 for s in d["preprocessing"]["std"])
+    "a float32 NHWC input of shape [1, *crop, 3]": (
+        "preprocessing.crop input",
+        lambda d: d["input"] == {"shape": [1, *d["preprocessing"]["crop"], 3], "dtype": "float32", "layout": "NHWC"},
     ),
-    "files with recipe, file and sha256, inside the bundle,": lambda d: (
-        len(d["files"]) > 0
-        and all(_is_list([f["recipe"], f["file"], f["sha256"]], str, 3) for f in d["files"])
-        and all(_is_inside(f["file"]) and (f["recipe"] + f["sha256"]).isprintable() for f in d["files"])
+    "three numbers from -1000 to 1000 as mean and three from 0.001 to 1000 as std": (
+        "preprocessing.mean preprocessing.std",
+        lambda d: (
+            all(_is_list(d["preprocessing"][key], (int, float), 3) for key in ("mean", "std"))
+            and all(-1e3 <= m <= 1e3 for m in d["preprocessing"]["mean"])
+            and all(1e-3 <= s <= 1e3 for s in d["preprocessing"]["std"])
+        ),
+    ),
+    "files with recipe, file and sha256, inside the bundle,": (
+        "files",
+        lambda d: (
+            len(d["files"]) > 0
+            and all(_is_list([f["recipe"], f["file"], f["sha256"]], str, 3) for f in d["files"])
+            and all(_is_inside(f["file"]) and (f["recipe"] + f["sha256"]).isprintable() for f in d["files"])
+        ),
     ),
 }
 _WITH_SIGNATURES = {
-    "signatures with key, input, preprocessing and outputs": lambda d: all(
-        s["key"].isidentifier()
-        and s["key"].isascii()
-        and isinstance(s["input"]["dtype"], str)
-        and _is_list(s["input"]["shape"], int, 4)
-        and isinstance(s["preprocessing"], dict)
-        and all(isinstance(output["shape"], list) for output in s["outputs"])
-        for s in d.get("signatures", [])
+    "signatures with key, input, preprocessing and outputs": (
+        "signatures",
+        lambda d: all(
+            s["key"].isidentifier()
+            and s["key"].isascii()
+            and isinstance(s["input"]["dtype"], str)
+            and _is_list(s["input"]["shape"], int, 4)
+            and isinstance(s["preprocessing"], dict)
+            and all(isinstance(output["shape"], list) for output in s["outputs"])
+            for s in d.get("signatures", [])
+        ),
     ),
 }

@@ -5,14 +5,15 @@ import time
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from .bundle import at_size, find_file, read_bundle, read_file
-from .errors import InputError
+from .bundle import at_size, find_file, find_recommended, read_bundle, read_file
+from .errors import InputError, words
 from .first_run import check_first_run
 from .preprocess import open_reduced, prepare
 from .quiet import quietly
 
 # The runtime starts as many as it is told, and a machine does not survive a million.
 MAX_THREADS = 64
+_ROUNDED = 0.01  # what the rounding of a quantized softmax may add
 
 
 def check_threads(threads):
@@ -32,6 +33,7 @@ class TFLiteModel:
 
     def __init__(self, content, threads=2, signature=None):
         self._interpreter = quietly(lambda: Interpreter(model_content=content, num_threads=threads))
+        self._called = False
         if signature is None:
             self._signature = None
             quietly(self._interpreter.allocate_tensors)
@@ -46,7 +48,10 @@ class TFLiteModel:
     def outputs(self, x):
         """Runs float32 `(1, height, width, 3)` through the model and returns all its outputs."""
         if self._signature is not None:
-            return list(self._signature(**{self._name: x}).values())
+            # At the first call the runtime announces its delegate.
+            call = (lambda function: function()) if self._called else quietly
+            self._called = True
+            return list(call(lambda: self._signature(**{self._name: x})).values())
         self._interpreter.set_tensor(self._input["index"], x)
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(output["index"]) for output in self._outputs]
@@ -77,13 +82,13 @@ class Classifier:
         if size is not None:
             signature, self.description = at_size(bundle, self.description, size)
         self.labels = self.description["labels"]
-        self.recipe = recipe or self.description["recommended"]["cpu"]
+        self.recipe = find_recommended(bundle, self.description) if recipe is None else recipe
         content = read_file(bundle, self.description, self.recipe)
         check_first_run(content, find_file(self.description, self.recipe)["sha256"], self.recipe, threads, signature)
         try:
             self.model = TFLiteModel(content, threads, signature)
         except (ValueError, RuntimeError, IndexError, MemoryError) as error:
-            raise InputError(f"expected a .tflite file for the recipe {self.recipe!r}: {error}. Export the bundle again.") from error
+            raise InputError(f"expected a .tflite file for the recipe {self.recipe!r}: {words(error)}. Export the bundle again.") from error
         shapes = self.model.input_shape, self.model.output_shape
         described = self.description["input"]["shape"], self.description["outputs"][0]["shape"]
         if shapes != described:
@@ -97,6 +102,12 @@ class Classifier:
             raise InputError(f"expected float32 {shape} from the recipe {self.recipe!r}, received {received}. Export the bundle again.")
         scores = scores[0].astype("float64")
         if self.description["output_kind"] == "probabilities":
+            # Numbers that are none are told of by who classifies.
+            if (scores < -_ROUNDED).any() or (scores > 1 + _ROUNDED).any():
+                raise InputError(
+                    f"expected values from 0 to 1 from the recipe {self.recipe!r}, since model.json says that its output_kind is probabilities, "
+                    f"received {scores.min():.4g} to {scores.max():.4g}. Export the bundle again."
+                )
             return scores
         scores = np.exp(scores - scores.max())
         return scores / scores.sum()
@@ -139,7 +150,9 @@ class Classifier:
             with np.errstate(all="ignore"):
                 probabilities = self.probabilities(x)
         except RuntimeError as error:
-            raise InputError(f"expected a .tflite file that runs here for the recipe {self.recipe!r}: {error}. Export the bundle again.") from error
+            raise InputError(
+                f"expected a .tflite file that runs here for the recipe {self.recipe!r}: {words(error)}. Export the bundle again."
+            ) from error
         finished = time.perf_counter()
         if not np.isfinite(probabilities).all():
             raise InputError(f"expected numbers from the recipe {self.recipe!r} for {name!r}, received NaN or infinity. Export the bundle again.")

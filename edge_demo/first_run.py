@@ -10,7 +10,7 @@ import tempfile
 
 import ai_edge_litert
 
-from .errors import InputError
+from .errors import InputError, words
 
 TIMEOUT = 60  # seconds, and one more for each megabyte of the file: on a small board a large model takes its time
 _REMEMBERED = 1000  # files
@@ -87,7 +87,7 @@ def check_first_run(content, sha256, recipe, threads, signature=None, thorough=F
     except subprocess.TimeoutExpired:
         raise InputError(f"{expected} had not ended after {limit:g} seconds. Use a smaller file of the bundle, or export it again.") from None
     if problem is not None:
-        raise InputError(f"{expected} ended with {problem}. Export the bundle again.")
+        raise InputError(f"{expected} ended with {words(problem)}. Export the bundle again.")
     _remember(entry)
 
 

@@ -50,6 +50,7 @@ _TYPES = {
     ".bmp": "image/bmp",
     ".avif": "image/avif",
 }
+_OF_THE_APP = (".html", ".js", ".css", ".webmanifest", ".svg", ".png")  # what else stands in its folder is for who develops it
 _PICTURES = {suffix for suffix, kind in _TYPES.items() if kind.startswith("image/") and suffix != ".svg"}
 _REASONS = {
     200: "OK",
@@ -111,8 +112,13 @@ def find(target, roots):
     # No hidden files and no way up; the rest are names that some system reads as a path, a drive or the end of a string.
     if any(not name or name.startswith(".") or re.search(r"[\\:\x00-\x1f\x7f]", name) for name in names):
         return None
+    suffix = os.path.splitext(names[-1])[1].lower()
     if names[0] in roots:
+        if names[0] == "samples" and suffix not in _PICTURES:
+            return None
         folder = roots[names.pop(0)]
+    elif len(names) == 1 and suffix not in _OF_THE_APP:
+        return None
     elif len(names) > 1 and names[0] != RUNTIME.split("/")[0]:
         return None  # Of the app's folders the runtime's alone is part of it, and not, where case does not count, /NODE_MODULES/.
     else:
@@ -179,7 +185,7 @@ class Server:
         return addresses
 
     def _check_host(self, host):
-        name = re.sub(r":\d*$", "", host).strip("[]").lower()
+        name = re.sub(r":\d*$", "", host).strip("[]").lower().removesuffix(".")
         with contextlib.suppress(ValueError):
             if self._addresses and ipaddress.ip_address(name):
                 return
@@ -395,11 +401,20 @@ def _port(text):
 
 def add_arguments(parser):
     """Adds what this command takes; `swin-keras serve` takes the same."""
-    parser.add_argument("--bundle", required=True, metavar="DIR", help="folder with model.json")
-    parser.add_argument("--samples", metavar="DIR", help="pictures to choose from (default: the folder samples beside the bundle, if there is one)")
+    parser.add_argument("--bundle", type=edge_main.not_empty, default="bundle", metavar="DIR", help="folder with model.json (default: bundle)")
+    parser.add_argument(
+        "--samples",
+        type=edge_main.not_empty,
+        metavar="DIR",
+        help="pictures to choose from (default: the folder samples beside the bundle, if there is one)",
+    )
     parser.add_argument("--port", type=_port, default=8000, metavar="N", help="0 takes a free one (default: 8000)")
     parser.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="listen there too, for other machines (default: 127.0.0.1, this one only)"
+        "--host",
+        type=edge_main.not_empty,
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="listen there too, for other machines (default: 127.0.0.1, this one only)",
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
@@ -412,7 +427,7 @@ def run(arguments):
         arguments.host,
         arguments.port,
         open_page=arguments.open,
-        log=lambda line: print(line, flush=True),
+        log=edge_main.say,
     )
 
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 
 from swin_keras import interrupt
 from swin_keras.edge_demo import __main__ as edge_main
@@ -25,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message):
         # argparse says how many arguments are missing, not of what.
         message = message.replace("--size: expected 2 arguments", "--size: expected a height and a width, such as --size 224 320")
-        raise _UsageError(f"{message}. `{self.prog} --help` shows the usage.")
+        raise _UsageError(f"{message.rstrip('.')}. `{self.prog} --help` shows the usage.")
 
 
 def main(argv=None):
@@ -44,9 +45,11 @@ def main(argv=None):
         return edge_main.finish_output(edge_main.CLOSED_PIPE)
     except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
         code = _exit_code(error)
-        if debug or code is None:
+        if code is None:
             raise
-        code = edge_main.finish_output(code, f"error: {_words(error)}")
+        if debug:
+            traceback.print_exc()
+        code = edge_main.finish_output(code, None if debug else f"error: {_words(error)}")
         if type(error).__name__ == "WorkerLost":
             # TensorFlow's threads that wait for the other worker would keep the process for up to a minute.
             sys.stderr.flush()

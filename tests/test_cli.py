@@ -472,9 +472,10 @@ def test_whoever_wants_no_more_output_or_has_no_room_for_it_gets_no_traceback():
     assert finished[1].returncode == 2 and finished[1].stderr.startswith("error: expected to write to standard output: No space left on device.")
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    with pytest.raises(ValueError, match="which does not exist"):
-        main(["export", str(tmp_path / "gone.keras"), "--out", str(tmp_path / "out"), "--debug"])
+def test_debug_shows_the_traceback_and_the_code_is_the_same(tmp_path, capsys):
+    assert main(["export", str(tmp_path / "gone.keras"), "--out", str(tmp_path / "out"), "--debug"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback") and "ValueError" in error and "which does not exist" in error.splitlines()[-1]
 
 
 def test_as_a_process_an_error_is_the_only_line_on_standard_error(tmp_path, nano, pictures, run_command):

@@ -145,6 +145,71 @@ def test_a_model_json_with_wrong_values_is_refused_or_still_right(copy, picture,
         refusal(picture, "--bundle", copy)
 
 
+@pytest.mark.parametrize(
+    ("change", "received"),
+    [
+        (lambda d: d["preprocessing"].update(std=[0, 0, 0]), "preprocessing.std [0, 0, 0]. Export"),
+        (lambda d: d["preprocessing"].update(mode="fit"), ", received preprocessing.mode 'fit'. Export"),
+        (lambda d: d["preprocessing"].pop("interpolation"), ", received preprocessing.interpolation None. Export"),
+        (lambda d: d.update(labels=["one"]), ", labels ['one']. Export"),
+        (lambda d: d.update(files=["x" * 500]), ", received files ['xxx"),
+        (lambda d: d["input"].update(shape=[1, 3, 32, 32]), "'shape': [1, 3, 32, 32]"),
+    ],
+)
+def test_what_is_wrong_in_a_model_json_is_shown_shortened(copy, picture, refusal, change, received):
+    edit_description(copy, change)
+    error = refusal(picture, "--bundle", copy)
+    assert received in error and len(error) < 600
+
+
+def test_a_recommendation_that_is_no_recipe_says_that_model_json_is_wrong(copy, picture, refusal, capsys):
+    edit_description(copy, lambda description: description["recommended"].update(cpu="nope"))
+    error = refusal(picture, "--bundle", copy)
+    assert "expected as recommended.cpu in" in error and "model.json' one of the bundle's recipes float32, dynamic_int8, received 'nope'" in error
+    assert edge_main([str(picture), "--bundle", str(copy), "--recipe", "float32"]) == 0
+
+
+def test_probabilities_that_are_none_are_refused(copy, picture, refusal, monkeypatch):
+    edit_description(copy, lambda description: description.update(output_kind="probabilities"))
+    monkeypatch.setattr(TFLiteModel, "outputs", lambda self, x: [np.float32([[4.12, -3.2, 0, 0, 0, 0, 0]])])
+    assert "its output_kind is probabilities, received -3.2 to 4.12." in refusal(picture, "--bundle", copy)
+    monkeypatch.setattr(TFLiteModel, "outputs", lambda self, x: [np.float32([[1.002, 0, 0, 0, 0, 0, 0]])])
+    assert edge_main([str(picture), "--bundle", str(copy)]) == 0
+
+
+def test_a_sha256_in_capitals_is_the_same(copy, picture):
+    edit_description(copy, lambda description: [file.update(sha256=file["sha256"].upper()) for file in description["files"]])
+    assert edge_main([str(picture), "--bundle", str(copy)]) == 0
+
+
+def test_a_sentence_of_another_program_brings_no_second_full_stop(bundle, picture, refusal, monkeypatch):
+    def fail(self, x):
+        raise RuntimeError("Node 7 failed to invoke.\n")
+
+    monkeypatch.setattr(TFLiteModel, "outputs", fail)
+    assert "Node 7 failed to invoke. Export the bundle again." in refusal(picture, "--bundle", bundle)
+
+
+def test_output_that_is_not_buffered_and_cannot_be_written_is_told_in_the_same_words(bundle, picture):
+    with open("/dev/full", "wb") as full:
+        finished = subprocess.run(
+            [sys.executable, "-u", "-m", "edge_demo", picture, "--bundle", bundle],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+    assert finished.stderr.startswith("error: expected to write to standard output: No space left on device. Make room")
+
+
+def test_another_size_leaves_the_runtimes_notice_off_standard_error(several_sizes, picture):
+    command = [sys.executable, "-m", "edge_demo", picture, "--bundle", several_sizes, "--size", "64", "48"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
 def test_a_file_outside_the_bundle_is_refused(copy, picture, refusal, tmp_path):
     shutil.copy(copy / "float32.tflite", tmp_path / "outside.tflite")
     edit_description(copy, lambda description: description["files"][0].update(file="../outside.tflite"))
@@ -198,7 +263,12 @@ def test_an_answer_that_is_no_number_is_refused(bundle, picture, refusal, monkey
         (["--camera", "0"], "one of IMAGE..., --camera N and --folder DIR is required, received more"),
         (["--folder", "."], "received more"),
         (["--csv", "table.csv"], "expected --csv FILE with --folder DIR"),
-        (["--threads", "1000000"], "expected 1 to 64 threads, received 1000000"),
+        (["--threads", "1000000"], "expected a whole number from 1 to 64, received '1000000'"),
+        (["--threads", "0"], "expected a whole number from 1 to 64, received '0'"),
+        (["--size", "32"], "argument --size: expected a height and a width, such as --size 224 320. `"),
+        (["--save-overlay", ""], "argument --save-overlay: expected a name, received ''"),
+        (["--recipe", ""], "argument --recipe: expected a name, received ''"),
+        (["--folder", ".", "--csv", ""], "argument --csv: expected a name, received ''"),
         (["--colour"], "unrecognized arguments: --colour"),
     ],
 )

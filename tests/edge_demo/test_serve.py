@@ -133,6 +133,11 @@ def test_a_file_arrives_whole_and_a_changed_one_again(get, bundle):
     assert get("/bundle/float32.tflite", **{"If-None-Match": headers["etag"]})[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/package.json", "/package-lock.json", "/tsconfig.json", "/vendor.mjs", "/install.sh", "/samples/notes.txt"])
+def test_what_is_no_part_of_the_app_and_no_picture_of_the_samples_is_not_given(get, path):
+    assert get(path)[0] == 404
+
+
 def test_samples_are_the_pictures_of_their_folder(get):
     assert json.loads(get("/samples.json")[2]) == ["b.png", "ä.JPG"]
     assert get("/samples/b.png")[2] == b"b.png"
@@ -234,7 +239,7 @@ def status_for(bundle):
 
 
 def test_on_loopback_only_its_own_names_are_answered_so_that_no_page_can_give_it_another(status_for):
-    assert status_for("127.0.0.1", "localhost", "LocalHost:8000", "127.0.0.1", "127.0.0.1:1", "[::1]:8000", "[::1]") == [200] * 6
+    assert status_for("127.0.0.1", "localhost", "LocalHost:8000", "127.0.0.1", "127.0.0.1:1", "[::1]:8000", "[::1]", "localhost.:8000") == [200] * 7
     foreign = ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.0.7", "", "::", "[", "a\x1b[2J"]
     assert status_for("127.0.0.1", *foreign, f"{socket.gethostname()}x") == [403] * 10
     assert status_for("127.0.0.2", "127.0.0.2:8000", "localhost", "127.0.0.3") == [200, 200, 403]
