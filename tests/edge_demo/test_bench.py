@@ -268,8 +268,8 @@ def test_files_that_do_not_fit_into_memory_together_are_refused_in_a_line(bundle
     ("options", "message"),
     [
         (["--recipe", "int4"], "expected one of the bundle's recipes float32, dynamic_int8, received 'int4'"),
-        (["--threads", "0"], "expected a whole number from 1, received '0'"),
-        (["--threads", "65"], "expected 1 to 64 threads, received 65"),
+        (["--threads", "0"], "expected a whole number from 1 to 64, received '0'"),
+        (["--threads", "65"], "expected a whole number from 1 to 64, received '65'"),
         (["--runs", "0"], "expected a whole number from 1, received '0'"),
         (["--colour"], "`python -m edge_demo.bench --help` shows the usage"),
     ],
