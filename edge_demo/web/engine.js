@@ -39,7 +39,7 @@ const RUNTIME = new URL("litert/wasm/", import.meta.url).href;
 /** @typedef {import("./litert/core.js").SignatureRunner} SignatureRunner */
 /** @type {{description: LoadRequest["description"], recipe: string, runner: SignatureRunner, order: number[]} | null} */
 let loaded = null;
-/** What the runtime said last about what went wrong. */
+/** What the runtime said first about what went wrong. */
 let complaint = "";
 
 /**
@@ -64,7 +64,7 @@ async function load({ model, description, recipe, accelerator, threads }) {
       locateFile: (/** @type {string} */ name) => RUNTIME + name,
       mainScriptUrlOrBlob: `${RUNTIME}litert_wasm_threaded_internal.js`,
       print: () => {},
-      printErr: (/** @type {string} */ line) => (complaint = /^(ERROR|E\d)/.test(line) ? line.replace(/^[^\]]*\] ?/, "") : complaint),
+      printErr: (/** @type {string} */ line) => (complaint ||= /^(ERROR|E\d)/.test(line) ? line : ""),
     },
   });
   try {
@@ -131,11 +131,13 @@ async function run({ picture, name, map }) {
 async function invoke(input) {
   const { description, runner, order } = /** @type {NonNullable<typeof loaded>} */ (loaded);
   const tensor = new Tensor(input, description.input.shape);
+  complaint = "";
   const results = await runner.run([tensor]);
   const values = [];
   // A copy of each: it may be a view of the runtime's memory.
   for (const at of order) values.push(Float32Array.from(/** @type {Float32Array} */ (await results[at].data())));
   for (const used of [tensor, ...results]) used.delete();
+  if (complaint) throw new Error(complaint); // Of a run that failed the runtime says so, and then gives zeros as if it had not.
   return values;
 }
 

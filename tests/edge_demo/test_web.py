@@ -499,6 +499,7 @@ def served(tmp_path_factory):
     (folder / "bundle" / "model.json").write_text(json.dumps(description, indent=2))
     last = next(weight for weight in model.weights if weight.path == "layers_1_blocks_1/mlp/fc2/bias")  # It stands in the file as it is.
     write_other(folder, np.asarray(last))
+    write_unfit(folder)
     backbone = randomize(swin_keras.create_backbone(name, input_shape=shape, return_attention=True))
     export_bundle(backbone, folder / "features", recipes=["float32"], preprocessing=settings)
     export_bundle(model, folder / "sizes", recipes=["float32"], labels=LABELS, preprocessing=settings, sizes=[(48, 64)], uint8_input=True)
@@ -538,10 +539,29 @@ def write_other(folder, bias):
     content = path.read_bytes()
     assert content.count(bias.tobytes()) == 1
     path.write_bytes(content.replace(bias.tobytes(), np.full_like(bias, np.nan).tobytes()))
-    description = json.loads((folder / "other" / "model.json").read_text())
+    describe_again(folder / "other")
+
+
+def write_unfit(folder):
+    """Writes a bundle whose dynamic_int8 file loads and does not run: a scale of its weights is negative, which XNNPACK refuses."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    shutil.copytree(folder / "bundle", folder / "unfit")
+    path = folder / "unfit" / "dynamic_int8.tflite"
+    content = path.read_bytes()
+    tensors = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)).subgraphs[0].tensors
+    scales = next(tensor.quantization.scale for tensor in tensors if tensor.quantization is not None and np.size(tensor.quantization.scale) > 4)
+    assert content.count(scales.tobytes()) == 1
+    path.write_bytes(content.replace(scales.tobytes(), (-scales).tobytes()))
+    describe_again(folder / "unfit")
+
+
+def describe_again(bundle):
+    """Writes the sha256 of files that were changed."""
+    description = json.loads((bundle / "model.json").read_text())
     for file in description["files"]:
-        file["sha256"] = hashlib.sha256((folder / "other" / file["file"]).read_bytes()).hexdigest()
-    (folder / "other" / "model.json").write_text(json.dumps(description))
+        file["sha256"] = hashlib.sha256((bundle / file["file"]).read_bytes()).hexdigest()
+    (bundle / "model.json").write_text(json.dumps(description))
 
 
 @pytest.fixture(scope="module")
@@ -553,6 +573,7 @@ def seen(browser, served):
         "bundle": str(served / "bundle"),
         "features": str(served / "features"),
         "other": str(served / "other"),
+        "unfit": str(served / "unfit"),
         "sizes": str(served / "sizes"),
         "samples": str(served / "samples"),
         "classified": CLASSIFIED,
@@ -876,6 +897,15 @@ def test_a_broken_or_changed_bundle_is_refused_and_a_repaired_one_runs(part):
     assert facts["json"][0].startswith("Expected JSON in 'bundle/model.json'") and facts["json"][1] == "Nothing runs."
     assert facts["version"][0].startswith("Expected a bundle of format version 1, received 2 in 'bundle/model.json'. Export the bundle again")
     assert "runs on wasm" in facts["reloaded"]
+
+
+@pytest.mark.slow
+def test_a_file_that_the_runtime_fails_on_without_an_exception_is_refused(part, served):
+    with pytest.raises(InputError):
+        Classifier(served / "unfit", "dynamic_int8")
+    message, running, rows = part("broken")["unfit"]
+    assert message.startswith("Expected a file that runs on wasm for the recipe 'dynamic_int8': ERROR: ") and rows == 0
+    assert message.endswith(". Choose another recipe, or export the bundle again.") and running == "Nothing runs."
 
 
 @pytest.mark.slow

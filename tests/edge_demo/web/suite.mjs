@@ -1,5 +1,5 @@
 // Drives the real page in headless Chromium, for test_web.py: `node suite.mjs CONFIG.json` prints what was seen, a JSON object; what should have been
-// seen is for Python to say. CONFIG: python, root, bundle, features, other, sizes (bundles), samples, classified (names of samples), screenshots (a folder or null).
+// seen is for Python to say. CONFIG: python, root, bundle, features, other, unfit, sizes (bundles), samples, classified (names of samples), screenshots (a folder or null).
 
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -504,6 +504,14 @@ const checks = {
       }
       await context.close();
     }
+    const own = await serve(config.unfit);
+    const unfit = await open(own.url);
+    await unfit.page.waitForSelector("#problem:not([hidden])");
+    await unfit.page.click(`#samples button[data-name="${config.classified[0]}"]`);
+    await unfit.page.waitForTimeout(500);
+    facts.unfit = [await text(unfit.page, "#problem-text"), await text(unfit.page, "#running"), await unfit.page.$$eval("#classes li", (rows) => rows.length)];
+    await unfit.context.close();
+    await own.stop();
     return { ...facts, seen };
   },
 
