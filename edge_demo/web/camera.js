@@ -43,7 +43,7 @@ export class Camera {
         throw new InputError("expected permission for the camera, which was denied. Allow the camera for this address in the browser's settings, then try again.");
       }
       if (name === "NotFoundError") throw new InputError("expected a camera, found none. Connect one, or open a file in its place.");
-      throw new InputError(`expected a camera that works: ${message || name}. Close other programs that use it, then try again.`);
+      throw new InputError("expected a camera that works, received one that does not start. Close other programs that use it, then try again.", `${name}: ${message}`);
     }
   }
 

@@ -19,11 +19,11 @@ export class Client {
       const waiting = this.#waiting.get(id);
       this.#waiting.delete(id);
       if (error === undefined) waiting?.resolve(result);
-      else waiting?.reject(new InputError(error));
+      else waiting?.reject(new InputError(error.message, error.details));
     };
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.#end(new InputError(`expected the runtime to work, it failed: ${event.message || "its script did not load"}. Try again, or choose wasm.`));
+      this.#end(new InputError("expected the runtime to work, which failed. Try again, or choose wasm.", event.message || "Its script did not load."));
     };
   }
 

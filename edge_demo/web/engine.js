@@ -39,8 +39,8 @@ const RUNTIME = new URL("litert/wasm/", import.meta.url).href;
 /** @typedef {import("./litert/core.js").SignatureRunner} SignatureRunner */
 /** @type {{description: LoadRequest["description"], recipe: string, runner: SignatureRunner, order: number[]} | null} */
 let loaded = null;
-/** What the runtime said first about what went wrong. */
-let complaint = "";
+/** What the runtime said of what went wrong. @type {string[]} */
+let complaints = [];
 
 /**
  * Answers a message of client.js.
@@ -64,13 +64,13 @@ async function load({ model, description, recipe, accelerator, threads }) {
       locateFile: (/** @type {string} */ name) => RUNTIME + name,
       mainScriptUrlOrBlob: `${RUNTIME}litert_wasm_threaded_internal.js`,
       print: () => {},
-      printErr: (/** @type {string} */ line) => (complaint ||= /^(ERROR|E\d)/.test(line) ? line : ""),
+      printErr: (/** @type {string} */ line) => /^(ERROR|E\d)/.test(line) && complaints.push(line),
     },
   });
   try {
     await loadLiteRt(RUNTIME, { threads: threads > 1, jspi: accelerator === "webgpu" && (await supportsWaiting()) });
   } catch (error) {
-    throw new InputError(`expected LiteRT from the server: ${reason(error)}. Check the connection, or choose the accelerator that ran before.`);
+    throw new InputError("expected LiteRT from the server, which did not come. Check the connection, or choose the accelerator that ran before.", reasons(error));
   }
   const { shape } = description.input;
   let compiled;
@@ -89,7 +89,7 @@ async function load({ model, description, recipe, accelerator, threads }) {
   } catch (error) {
     if (error instanceof InputError) throw error;
     const remedy = accelerator === "webgpu" ? "Choose wasm, or another recipe" : "Choose another recipe, or export the bundle again";
-    throw new InputError(`expected a file that runs on ${accelerator} for the recipe '${recipe}': ${reason(error)}. ${remedy}.`);
+    throw new InputError(`expected a file that runs on ${accelerator} for the recipe '${recipe}', received one that does not. ${remedy}.`, reasons(error));
   }
   return { accelerator: compiled.options.accelerator === "webgpu" ? "webgpu" : "wasm", whole: compiled.isFullyAccelerated, threads, adapter };
 }
@@ -107,7 +107,7 @@ async function run({ picture, name, map }) {
   try {
     outputs = await invoke(input);
   } catch (error) {
-    throw new InputError(`expected the model to run: ${reason(error)}. Choose the recipe again, or wasm.`);
+    throw new InputError(`expected the model to run on '${name}', which failed. Choose the recipe again, or wasm.`, reasons(error));
   }
   const finished = performance.now();
   const classes = classOutput(description);
@@ -131,13 +131,13 @@ async function run({ picture, name, map }) {
 async function invoke(input) {
   const { description, runner, order } = /** @type {NonNullable<typeof loaded>} */ (loaded);
   const tensor = new Tensor(input, description.input.shape);
-  complaint = "";
+  const before = complaints.length;
   const results = await runner.run([tensor]);
   const values = [];
   // A copy of each: it may be a view of the runtime's memory.
   for (const at of order) values.push(Float32Array.from(/** @type {Float32Array} */ (await results[at].data())));
   for (const used of [tensor, ...results]) used.delete();
-  if (complaint) throw new Error(complaint); // Of a run that failed the runtime says so, and then gives zeros as if it had not.
+  if (complaints.length > before) throw new Error("the run failed"); // The runtime says so in words alone, and gives zeros.
   return values;
 }
 
@@ -170,7 +170,6 @@ async function findAdapter() {
 }
 
 /** @param {unknown} error */
-function reason(error) {
-  const message = error instanceof Error ? error.message : complaint || String(error);
-  return message.split("\n")[0].slice(0, 300).replace(/\.$/, "");
+function reasons(error) {
+  return [...complaints, error instanceof Error ? error.message : String(error)].join("\n").slice(0, 2000);
 }

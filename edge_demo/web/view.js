@@ -18,8 +18,12 @@ let focused = null;
 
 /** Says what is wrong and what to do. @param {unknown} error @param {() => void} [retry] Where it can help. */
 export function showProblem(error, retry) {
-  const { message } = /** @type {Error} */ (error);
+  const { message, details } = /** @type {import("./errors.js").InputError} */ (error);
   element("problem-text").textContent = message[0].toUpperCase() + message.slice(1);
+  const more = /** @type {HTMLDetailsElement} */ (element("problem-details"));
+  more.hidden = !details;
+  more.open = false;
+  /** @type {HTMLElement} */ (more.lastElementChild).textContent = details;
   element("retry").hidden = !retry;
   element("retry").onclick = () => {
     hideProblem();

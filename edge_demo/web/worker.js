@@ -14,7 +14,8 @@ async function reply(request) {
     const { answer } = await engine;
     self.postMessage({ id: request.id, result: await answer(request) });
   } catch (error) {
-    const { name, message } = /** @type {Error} */ (error);
-    self.postMessage({ id: request.id, error: name === "InputError" ? message : `the app failed: ${message}. Reload the page.` });
+    const { name, message, details } = /** @type {any} */ (error);
+    const told = name === "InputError" ? { message, details } : { message: "expected the app to work, which failed. Reload the page.", details: `${name}: ${message}` };
+    self.postMessage({ id: request.id, error: told });
   }
 }

@@ -346,7 +346,7 @@ const checks = {
     await page.evaluate(() => window.workers.at(-1).dispatchEvent(new ErrorEvent("error", { message: "out of memory", cancelable: true })));
     await page.setInputFiles("#file", join(config.samples, config.classified[1]));
     await page.waitForSelector("#problem:not([hidden])");
-    facts.died = [await text(page, "#problem-text"), await text(page, "#running")];
+    facts.died = [await text(page, "#problem-text"), await text(page, "#running"), await text(page, "#problem-details pre")];
     await page.click("#retry");
     facts.revived = await classes(page, config.classified[1]);
     await context.close();
@@ -509,7 +509,13 @@ const checks = {
     await unfit.page.waitForSelector("#problem:not([hidden])");
     await unfit.page.click(`#samples button[data-name="${config.classified[0]}"]`);
     await unfit.page.waitForTimeout(500);
-    facts.unfit = [await text(unfit.page, "#problem-text"), await text(unfit.page, "#running"), await unfit.page.$$eval("#classes li", (rows) => rows.length)];
+    const details = "#problem-details pre";
+    const shown = [await text(unfit.page, details), await unfit.page.isVisible(details)];
+    await unfit.page.click("#problem-details summary");
+    shown.push(await unfit.page.isVisible(details));
+    await shot(unfit.page, "details");
+    const rows = await unfit.page.$$eval("#classes li", (rows) => rows.length);
+    facts.unfit = [await text(unfit.page, "#problem-text"), await text(unfit.page, "#running"), rows, shown];
     await unfit.context.close();
     await own.stop();
     return { ...facts, seen };
