@@ -86,7 +86,7 @@ function fillControls() {
     }),
   );
   const recipes = runnable(description).map(({ recipe }) => recipe);
-  controls.recipe.value = recommended.cpu && recipes.includes(recommended.cpu) ? recommended.cpu : recipes[0];
+  controls.recipe.value = recommended.cpu ?? recipes[0];
   controls.recipe.disabled = controls.accelerator.disabled = false;
   if (!can.gpu) {
     /** @type {HTMLOptionElement} */ (controls.accelerator.querySelector("[value=webgpu]")).disabled = true;
@@ -117,7 +117,7 @@ async function loadModel() {
   model?.client.close();
   hideProblem();
   const [client, download] = [new Client(), new AbortController()];
-  const [recipe, accelerator] = [controls.recipe.value, /** @type {import("./engine.js").Accelerator} */ (controls.accelerator.value)];
+  const [recipe, accelerator] = [controls.recipe.value || String(description.recommended.cpu), /** @type {import("./engine.js").Accelerator} */ (controls.accelerator.value)];
   const threads = Number(controls.threads.value);
   const own = { client, download, ready: prepare(client, download.signal, recipe, accelerator, threads) };
   model = own;

@@ -95,13 +95,17 @@ export function listSizes(description) {
  */
 export async function readFile(folder, description, recipe, progress, signal) {
   const file = runnable(description).find((file) => file.recipe === recipe);
-  if (!file) throw new InputError(`expected one of the bundle's recipes ${names(description)}, received '${recipe}'.`);
+  if (!file) {
+    // A person chooses among those that there are.
+    const expected = `expected as recommended.cpu in '${folder}model.json' one of the bundle's recipes ${names(description)}`;
+    throw new InputError(`${expected}, received '${recipe}'. Choose one of them, or export the bundle again.`);
+  }
   const path = `${folder}${file.file}`;
   const answer = await get(address(folder, file), signal);
   if (answer.status === 404) throw new InputError(`expected the file '${path}', which model.json lists and which is missing. Copy the whole bundle again.`);
   const content = await readAll(answer, path, file.bytes, progress);
   const received = await sha256(content);
-  if (received !== file.sha256) {
+  if (received !== file.sha256.toLowerCase()) {
     throw new InputError(
       `expected sha256 ${file.sha256.slice(0, 12)}... for '${path}', received ${received.slice(0, 12)}...: ` +
         "the file was changed after export. Copy or export the bundle again.",

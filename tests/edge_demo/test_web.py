@@ -247,7 +247,15 @@ def test_a_file_takes_no_more_memory_than_its_description_tells_of(node, rng):
     assert base64.b64decode(right) == content
     assert longer.startswith("expected 1000 bytes of 'bundle/float32.tflite', received more: the file was changed after export.")
     assert shorter.startswith("expected 1000 bytes of 'bundle/float32.tflite', received 999: the file was changed after export.")
+    upper = {**description["files"][0], "sha256": description["files"][0]["sha256"].upper()}
+    assert base64.b64decode(node({"name": "readFile", "description": {**description, "files": [upper]}, "content": content})[0]) == content
     assert huge.startswith("expected memory for the 1000000000000000 bytes of 'bundle/float32.tflite', which this browser does not give.")
+
+
+def test_a_recommended_recipe_that_is_not_there_is_refused_in_pythons_words(node):
+    (message,) = node({"name": "readFile", "description": changed(), "recipe": "nope", "content": b""})
+    expected = "expected as recommended.cpu in 'bundle/model.json' one of the bundle's recipes float32, received 'nope'. "
+    assert message == f"{expected}Choose one of them, or export the bundle again."
 
 
 def test_a_picture_is_called_damaged_only_where_it_is(node):
@@ -897,6 +905,13 @@ def test_a_broken_or_changed_bundle_is_refused_and_a_repaired_one_runs(part):
     assert facts["json"][0].startswith("Expected JSON in 'bundle/model.json'") and facts["json"][1] == "Nothing runs."
     assert facts["version"][0].startswith("Expected a bundle of format version 1, received 2 in 'bundle/model.json'. Export the bundle again")
     assert "runs on wasm" in facts["reloaded"]
+
+
+@pytest.mark.slow
+def test_a_bundle_that_recommends_what_it_lacks_runs_once_a_recipe_is_chosen(part):
+    message, running, chosen, after = part("broken")["recommended"]
+    assert message.startswith("Expected as recommended.cpu in 'bundle/model.json' one of the bundle's recipes float32, float16, dynamic_int8")
+    assert "received 'nope'" in message and (running, chosen) == ("Nothing runs.", "") and after.startswith("float16 runs on wasm")
 
 
 @pytest.mark.slow

@@ -25,9 +25,9 @@ const run = {
     return readBundle("bundle/").then(() => null, refusal);
   },
   listSizes: ({ description }) => listSizes(description).map(({ signature, input, outputs }) => ({ signature, shape: input.shape, outputs })),
-  async readFile({ description, content }) {
+  async readFile({ description, recipe = description.files[0].recipe, content }) {
     globalThis.fetch = async () => new Response(bytes(content));
-    return readFile("bundle/", description, description.files[0].recipe).then((read) => text(new Uint8Array(read)), refusal);
+    return readFile("bundle/", description, recipe).then((read) => text(new Uint8Array(read)), refusal);
   },
   readHeader: ({ content }) => readHeader(new Blob([bytes(content)])),
   async checkNumbers({ content, recipe, picture }) {

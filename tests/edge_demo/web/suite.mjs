@@ -504,6 +504,15 @@ const checks = {
       }
       await context.close();
     }
+    writeFileSync(model, description.replace('"cpu": "dynamic_int8"', '"cpu": "nope"'));
+    const wrong = await open(server.url);
+    await wrong.page.waitForSelector("#problem:not([hidden])");
+    facts.recommended = [await text(wrong.page, "#problem-text"), await text(wrong.page, "#running"), await wrong.page.inputValue("#recipe")];
+    await choose(wrong.page, "#recipe", "float16");
+    facts.recommended.push(await text(wrong.page, "#running"));
+    await wrong.context.close();
+    writeFileSync(model, description);
+
     const own = await serve(config.unfit);
     const unfit = await open(own.url);
     await unfit.page.waitForSelector("#problem:not([hidden])");
