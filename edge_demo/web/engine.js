@@ -6,7 +6,7 @@ import { decodeBitmap, decodeFile } from "./decode.js";
 import { InputError } from "./errors.js";
 import { loadAndCompile, loadLiteRt, Tensor } from "./litert/core.js";
 import { drawMap } from "./maps.js";
-import { checkNumbers, softmax } from "./numbers.js";
+import { checkNumbers, checkProbabilities, softmax } from "./numbers.js";
 import { preprocess } from "./preprocess.js";
 
 /** @typedef {"wasm" | "webgpu"} Accelerator */
@@ -116,6 +116,7 @@ async function run({ picture, name, map }) {
   const probabilities = scores ? (isProbability ? Float64Array.from(scores) : softmax(scores)) : null;
   const drawn = map === null ? null : drawMap(description.outputs[map], outputs[map], description.preprocessing.crop);
   for (const values of [probabilities, drawn?.values]) if (values) checkNumbers(values, recipe, name);
+  if (probabilities) checkProbabilities(probabilities, recipe);
   return {
     probabilities,
     map: drawn,

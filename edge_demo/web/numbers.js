@@ -2,6 +2,9 @@
 
 import { InputError } from "./errors.js";
 
+/** How far a probability may be from 0 to 1: what the rounding of a quantized softmax may add. */
+const ROUNDING = 0.01;
+
 /**
  * @param {ArrayLike<number>} logits
  * @returns {Float64Array}
@@ -22,6 +25,19 @@ export function checkNumbers(values, recipe, name) {
   if (values.every(Number.isFinite)) return;
   const remedy = "Choose wasm, or another recipe, or export the bundle again.";
   throw new InputError(`expected numbers from the recipe '${recipe}' for '${name}', received NaN or infinity. ${remedy}`);
+}
+
+/**
+ * As classifier.py.
+ * @param {Float64Array} values @param {string} recipe
+ * @throws {InputError} If one is no probability.
+ */
+export function checkProbabilities(values, recipe) {
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  if (least >= -ROUNDING && most <= 1 + ROUNDING) return;
+  const [from, to] = [least, most].map((value) => Number(value.toPrecision(4)));
+  const expected = `expected values from 0 to 1 from the recipe '${recipe}', since model.json says that its output_kind is probabilities`;
+  throw new InputError(`${expected}, received ${from} to ${to}. Export the bundle again.`);
 }
 
 /**

@@ -122,6 +122,13 @@ def test_numbers_that_are_none_are_refused(node, rng):
         assert message.startswith("expected numbers from the recipe 'float16' for 'a.png', received NaN or infinity. Choose wasm, or another recipe")
 
 
+def test_scores_that_are_no_probabilities_are_refused(node):
+    request = {"name": "checkProbabilities", "recipe": "float16"}
+    right, high, low = node({**request, "values": [-0.004, 1.0039, 0.2]}, {**request, "values": [4.1214, 0.5, -2]}, {**request, "values": [-3, 0.5]})
+    expected = "expected values from 0 to 1 from the recipe 'float16', since model.json says that its output_kind is probabilities, received"
+    assert right is None and high == f"{expected} -2 to 4.121. Export the bundle again." and low == f"{expected} -3 to 0.5. Export the bundle again."
+
+
 def changed(**changes):
     files = [{"recipe": "float32", "file": "float32.tflite", "bytes": 7, "sha256": "0" * 64}]
     return {**DESCRIPTION, "files": files, **changes}

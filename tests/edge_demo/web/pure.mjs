@@ -6,7 +6,7 @@ import { explain } from "../../../edge_demo/web/decode.js";
 import { readOrientation } from "../../../edge_demo/web/exif.js";
 import { readHeader } from "../../../edge_demo/web/header.js";
 import { drawMap } from "../../../edge_demo/web/maps.js";
-import { best, checkNumbers, quantile, softmax } from "../../../edge_demo/web/numbers.js";
+import { best, checkNumbers, checkProbabilities, quantile, softmax } from "../../../edge_demo/web/numbers.js";
 import { preprocess } from "../../../edge_demo/web/preprocess.js";
 import { digest } from "../../../edge_demo/web/sha256.js";
 
@@ -32,6 +32,9 @@ const run = {
   readHeader: ({ content }) => readHeader(new Blob([bytes(content)])),
   async checkNumbers({ content, recipe, picture }) {
     return Promise.resolve().then(() => checkNumbers(floats(content), recipe, picture)).then(() => null, refusal); // prettier-ignore
+  },
+  async checkProbabilities({ values, recipe }) {
+    return Promise.resolve().then(() => checkProbabilities(Float64Array.from(values), recipe)).then(() => null, refusal); // prettier-ignore
   },
   explain: ({ error: [name, message] }) => explain(Object.assign(new Error(message), { name })),
   sha256: ({ content }) => Buffer.from(digest(bytes(content))).toString("hex"),
