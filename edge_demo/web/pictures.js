@@ -56,7 +56,8 @@ export function listenForPictures(give) {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    openFirst(event.dataTransfer?.files, give);
+    if (openFirst(event.dataTransfer?.files, give)) return;
+    showProblem(new InputError("expected a picture file, received a link or text. Save the picture of another page on this device first, then open the file."));
   });
 }
 
@@ -74,7 +75,7 @@ export async function listSamples(give) {
       button.dataset.name = name;
       button.setAttribute("aria-pressed", "false");
       const image = button.appendChild(new Image());
-      Object.assign(image, { alt: `Sample ${name}`, loading: "lazy", onload: showPixels, src: `samples/${encodeURIComponent(name)}` });
+      Object.assign(image, { alt: `Sample ${name}`, draggable: false, loading: "lazy", onload: showPixels, src: `samples/${encodeURIComponent(name)}` });
       button.onclick = () => openSample(name, give);
       return item;
     }),
@@ -106,13 +107,14 @@ function markSample(name) {
   for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.name === name));
 }
 
-/** @param {FileList | null | undefined} files @param {Give} give */
+/** @param {FileList | null | undefined} files @param {Give} give @returns {boolean} Whether there is one. */
 function openFirst(files, give) {
   const file = files?.[0];
-  if (!file) return;
+  if (!file) return false;
   startChoice();
   settleChoice(null);
   give(file, file.name);
+  return true;
 }
 
 /** @param {Give} give */

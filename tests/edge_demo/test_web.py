@@ -716,6 +716,9 @@ def test_controls_change_what_is_shown(part, served):
 @pytest.mark.slow
 def test_a_picture_that_cannot_be_read_says_what_to_do(part):
     facts = part("controls")
+    link, shown = facts["link"]
+    assert link == "Expected a picture file, received a link or text. Save the picture of another page on this device first, then open the file."
+    assert shown == f"Picture {CLASSIFIED[3]}"
     message, rows, again = facts["letter.png"]
     assert (
         rows == 0

@@ -151,6 +151,13 @@ const checks = {
     facts.preview = await page.$eval("#shown", (image) => [image.alt, image.naturalWidth > 0]);
 
     // What is no picture, and what to do then.
+    await page.evaluate(() => {
+      const link = new DataTransfer();
+      link.setData("text/uri-list", "https://example.org/a.png");
+      document.getElementById("drop").dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: link }));
+    });
+    await page.waitForSelector("#problem:not([hidden])");
+    facts.link = [await text(page, "#problem-text"), await page.$eval("#shown", (image) => image.alt)];
     for (const name of ["letter.png", "cut.jpg", "cut.png"]) {
       await page.setInputFiles("#file", join(config.samples, name));
       await page.waitForFunction((name) => document.getElementById("problem-text").textContent.includes(name), name);
