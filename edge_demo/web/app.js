@@ -9,7 +9,7 @@ import { drawable, explain } from "./maps.js";
 import { best } from "./numbers.js";
 import { keepAhead, offerInstall, startKeeping } from "./offline.js";
 import { giveUpChoice, isLatest, latestChoice, listenForPictures, listSamples, settleChoice, startChoice } from "./pictures.js";
-import { element, fillSelect, hideProblem, showClasses, showMap, showNote, showPixels, showProblem, showRunning, showTimes } from "./view.js";
+import { element, fillSelect, hideProblem, legible, showClasses, showMap, showNote, showPixels, showProblem, showRunning, showTimes } from "./view.js";
 
 const FOLDER = "bundle/";
 const LIVE_TIMES = 300; // the pictures of a live run that median and p90 are of
@@ -69,7 +69,7 @@ function inputSize({ input }) {
 
 function describeModel() {
   const { model, labels, output_kind } = description;
-  element("model").textContent = `${model} · ${labels ? `${labels.length} classes` : output_kind} · ${inputSize(description)}`;
+  element("model").textContent = legible(`${model} · ${labels ? `${labels.length} classes` : output_kind} · ${inputSize(description)}`);
 }
 
 function fillControls() {

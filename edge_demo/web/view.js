@@ -13,13 +13,21 @@ export function element(id) {
   return /** @type {T} */ (document.getElementById(id));
 }
 
+/**
+ * Shows characters that turn the direction of what follows as their numbers, as printable() of the Python program does.
+ * @param {string} text
+ */
+export function legible(text) {
+  return text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (turn) => `\\u${turn.charCodeAt(0).toString(16)}`);
+}
+
 /** What had the focus before a problem was shown. @type {Element | null} */
 let focused = null;
 
 /** Says what is wrong and what to do. @param {unknown} error @param {() => void} [retry] Where it can help. */
 export function showProblem(error, retry) {
   const { message, details } = /** @type {import("./errors.js").InputError} */ (error);
-  element("problem-text").textContent = message[0].toUpperCase() + message.slice(1);
+  element("problem-text").textContent = legible(message[0].toUpperCase() + message.slice(1));
   const more = /** @type {HTMLDetailsElement} */ (element("problem-details"));
   more.hidden = !details;
   more.open = false;
@@ -51,6 +59,7 @@ export function hide(part, next) {
 /** @param {"loading" | "ready" | "partly" | "none"} state @param {string} text @param {number} [share] Of the loading that is done. */
 export function showRunning(state, text, share) {
   const running = element("running");
+  text = legible(text);
   // Each change is read aloud; of the percents the bar tells.
   if (running.textContent !== text) running.textContent = text;
   running.dataset.state = state;
@@ -70,7 +79,7 @@ export function showClasses(rows, note) {
     const row = /** @type {HTMLElement} */ (list.children[i] ?? list.appendChild(makeRow()));
     Object.assign(row.dataset, { index, probability });
     row.style.setProperty("--share", probability.toFixed(4));
-    row.children[0].textContent = label;
+    row.children[0].textContent = legible(label);
     row.children[1].textContent = `${(100 * probability).toFixed(1)} %`;
   });
   element("classes-note").textContent = note;

@@ -129,6 +129,10 @@ def test_scores_that_are_no_probabilities_are_refused(node):
     assert right is None and high == f"{expected} -2 to 4.121. Export the bundle again." and low == f"{expected} -3 to 0.5. Export the bundle again."
 
 
+def test_no_text_turns_the_direction_of_what_follows_it(node):
+    assert node(*({"name": "legible", "text": text} for text in ("a\u202ebc", "\u2067", LABELS[-1]))) == ["a\\u202ebc", "\\u2067", LABELS[-1]]
+
+
 def changed(**changes):
     files = [{"recipe": "float32", "file": "float32.tflite", "bytes": 7, "sha256": "0" * 64}]
     return {**DESCRIPTION, "files": files, **changes}

@@ -9,6 +9,7 @@ import { drawMap } from "../../../edge_demo/web/maps.js";
 import { best, checkNumbers, checkProbabilities, quantile, softmax } from "../../../edge_demo/web/numbers.js";
 import { preprocess } from "../../../edge_demo/web/preprocess.js";
 import { digest } from "../../../edge_demo/web/sha256.js";
+import { legible } from "../../../edge_demo/web/view.js";
 
 const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
 const text = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
@@ -36,6 +37,7 @@ const run = {
   async checkProbabilities({ values, recipe }) {
     return Promise.resolve().then(() => checkProbabilities(Float64Array.from(values), recipe)).then(() => null, refusal); // prettier-ignore
   },
+  legible: ({ text }) => legible(text),
   explain: ({ error: [name, message] }) => explain(Object.assign(new Error(message), { name })),
   sha256: ({ content }) => Buffer.from(digest(bytes(content))).toString("hex"),
   orientation: ({ content }) => readOrientation(bytes(content)),
