@@ -107,6 +107,11 @@ function fillControls() {
   explainMap();
 }
 
+/** @param {HTMLInputElement} control */
+function atLeastOne({ value }) {
+  return Math.max(1, Math.floor(Number(value)) || 1);
+}
+
 function enableThreads() {
   controls.threads.disabled = !can.threads || controls.accelerator.value !== "wasm";
 }
@@ -258,7 +263,7 @@ function chosenMap() {
 function showResult() {
   if (!result) return;
   const { probabilities } = result;
-  const count = Math.max(1, Math.floor(Number(controls.topK.value)) || 1);
+  const count = atLeastOne(controls.topK);
   const threshold = Number(controls.threshold.value) / 100;
   let note = "";
   if (!probabilities) note = "This model gives features, not classes: see the map on the picture.";
@@ -388,10 +393,11 @@ function listen() {
   };
   controls.threads.onchange = () => {
     const most = Number(controls.threads.max);
-    controls.threads.value = String(Math.min(most, Math.max(1, Math.floor(Number(controls.threads.value)) || 1)));
+    controls.threads.value = String(Math.min(most, atLeastOne(controls.threads)));
     loadModel();
   };
   controls.topK.oninput = showResult;
+  controls.topK.onchange = () => (controls.topK.value = String(atLeastOne(controls.topK)));
   controls.threshold.oninput = () => {
     element("threshold-value").textContent = `${controls.threshold.value} %`;
     showResult();

@@ -704,6 +704,7 @@ def test_controls_change_what_is_shown(part, served):
     facts = part("controls")
     assert quiet(facts["seen"])
     assert [len(facts[key]) for key in ("five", "two", "emptyTopK")] == [5, 2, 1] and facts["two"] == facts["five"][:2]
+    assert facts["corrected"] == ["1", "1", "3"]
     first = facts["five"][0]
     assert first["share"] == f"{100 * first['probability']:.1f} %"
     scale = float(re.match(r"matrix\(([\d.]+)", first["bar"])[1])

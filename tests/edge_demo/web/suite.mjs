@@ -134,7 +134,12 @@ const checks = {
     facts.two = await classes(page, name);
     await page.fill("#top-k", "nonsense".slice(0, 0));
     facts.emptyTopK = await classes(page, name);
-    await page.fill("#top-k", "3");
+    facts.corrected = [];
+    for (const count of ["0", "-3", "3"]) {
+      await page.fill("#top-k", count);
+      await page.press("#top-k", "Tab");
+      facts.corrected.push(await page.inputValue("#top-k"));
+    }
     await page.locator("#threshold").fill("99");
     facts.none = [await classes(page, name), await text(page, "#classes-note"), await text(page, "#threshold-value")];
     await page.locator("#threshold").fill("0");
