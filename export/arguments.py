@@ -8,7 +8,15 @@ from swin_keras.layers.checks import is_count, is_number
 from swin_keras.preprocessing import Preprocessing
 
 
-def check_recipes(recipes):
+def check_recipes(recipes, trained=None):
+    """Returns recipes as a list, by default three, or that for which a model was trained; `trained` is its `QuantizedGraph`, if it was."""
+    if trained is not None:
+        own = [trained.graph["recipe"]]
+        if recipes not in (None, own[0]) and list(recipes) != own:
+            raise ValueError(f"A model that was trained for {own[0]} rounds as that does. Received: recipes={recipes!r}. Leave `recipes` out.")
+        return own
+    if recipes is None:
+        return ["float32", "float16", "dynamic_int8"]
     known = f"`recipes` must be some of {', '.join(RECIPES)}."
     if not isinstance(recipes, (str, list, tuple)):
         raise ValueError(f"{known} Received: {recipes!r}.")
@@ -17,6 +25,15 @@ def check_recipes(recipes):
     if unknown or not recipes:
         raise ValueError(f"{known} Received: {', '.join(map(str, unknown)) or 'none'}.")
     return recipes
+
+
+def check_unchanged(changes):
+    """Refuses what would change the operators of a model that was trained for integers."""
+    if given := [name for name, changed in changes.items() if changed]:
+        raise ValueError(
+            f"A model that was trained for integers is exported as it was trained. Received: {', '.join(given)}. Leave that out, or export the model "
+            "from before that training."
+        )
 
 
 def preprocessing_of_sizes(preprocessing, sizes):

@@ -12,13 +12,14 @@ import numpy as np
 from swin_keras.edge_demo import bench
 from swin_keras.edge_demo.bundle import FORMAT_VERSION
 from swin_keras.edge_demo.classifier import TFLiteModel
-from swin_keras.export import arguments, migration, saved_model, sensitivity, tflite, verify
+from swin_keras.export import arguments, migration, saved_model, sensitivity, simulation, tflite, verify
 from swin_keras.export import report as reports
 from swin_keras.export.deploy import fixed_shape, in_float32, to_deploy
 from swin_keras.export.folder import check_folder, written_beside
 from swin_keras.export.metadata import add_metadata
 from swin_keras.export.recipes import RECIPES, find_ranges, quantize
 from swin_keras.export.signatures import DEFAULT, make_signatures
+from swin_keras.export.simulation import trained_graph
 from swin_keras.export.sizes import at_size
 
 from swin_keras.version import __version__
@@ -37,16 +38,16 @@ REFERENCE_BYTES = 2**30
 # On XNNPACK hybrid_int8 took 0.81 of float32's time, dynamic_int8 as long at a quarter of the size (Swin-T: benchmarks/results/inference.md).
 # A GPU or NPU computes in float16.
 _BEST_FIRST = {
-    "cpu": ("hybrid_int8", "dynamic_int8", "float32", "float16", "int16x8", "full_int8"),
-    "gpu": ("float16", "float32", "hybrid_int8", "dynamic_int8", "int16x8", "full_int8"),
-    "npu": ("float16", "float32", "int16x8", "full_int8", "hybrid_int8", "dynamic_int8"),
+    "cpu": ("hybrid_int8", "dynamic_int8", "dynamic_int4", "float32", "float16", "int16x8", "full_int8"),
+    "gpu": ("float16", "float32", "hybrid_int8", "dynamic_int8", "dynamic_int4", "int16x8", "full_int8"),
+    "npu": ("float16", "float32", "int16x8", "full_int8", "hybrid_int8", "dynamic_int8", "dynamic_int4"),
 }
 
 
 def export_bundle(
     model,
     folder,
-    recipes=("float32", "float16", "dynamic_int8"),
+    recipes=None,
     layout="portable",
     calibration=None,
     labels=None,
@@ -69,7 +70,8 @@ def export_bundle(
     Args:
         model: Functional `keras.Model` with one input of fixed size.
         folder: Path. Made if missing; an older bundle there is replaced once the new one is complete.
-        recipes: Keys of `RECIPES`.
+        recipes: Keys of `RECIPES`. Defaults to float32, float16 and dynamic_int8. A model from `compression.quantization_aware` has one, for which
+            it was trained: the ranges of activations are those of training, and the file is held to 25 dB of what training simulated.
         layout: As in `to_deploy`.
         calibration: Iterable of normalized float32 arrays `(n, height, width, channels)` on which fidelity is measured and
             hybrid_int8, full_int8 and int16x8 find the ranges of activations, for which some hundred pictures like those
@@ -103,10 +105,11 @@ def export_bundle(
         VerificationError: If the deploy graph or a file is too far from the trained model; `folder` stays as it was.
     """
     folder = pathlib.Path(folder).resolve()
-    recipes = arguments.check_recipes(recipes)
+    trained = trained_graph(model)
+    recipes = arguments.check_recipes(recipes, trained)
     arguments.check_switches(uint8_input=uint8_input, fold_normalization=fold_normalization, migrate=migrate)
     arguments.check_quantization(recipes, accuracy_budget, percentile, migrate)
-    calibrated = [recipe for recipe in recipes if RECIPES[recipe].calibrated] + ["migration"] * bool(migrate)
+    calibrated = [recipe for recipe in recipes if RECIPES[recipe].calibrated and not trained] + ["migration"] * bool(migrate)
     arguments.check_calibrated(calibration, calibrated)
     if accuracy_budget is not None and calibration is None and data is None:
         raise ValueError("`accuracy_budget` is measured on `data` or `calibration`. Received: neither. Give one; on the command line, --data SRC.")
@@ -115,6 +118,10 @@ def export_bundle(
     check_folder(folder)
     log("building the deploy graph")
     options = {"layout": layout, "gelu": gelu, "fp16_safe_norm": fp16_safe_norm}
+    if trained:
+        changes = {**options, "layout": layout != "portable", "gelu": gelu != "exact", "sizes": sizes, "uint8_input": uint8_input, "migrate": migrate}
+        changes |= {"fold_normalization": fold_normalization, "accuracy_budget": accuracy_budget is not None, "percentile": percentile != 100}
+        arguments.check_unchanged(changes)
     export = _Export(model, options, preprocessing, sizes, uint8_input, fold_normalization, log)
     arguments.check_classifier(export.models[0], labels, data, accuracy_budget)
     labels = arguments.check_labels(labels, export.models[0])
@@ -180,6 +187,7 @@ class _Export:
         self.models = [in_float32(model), *(in_float32(at_size(model, *size)) for size in sizes[1:])]
         self._graphs = self._make_graphs(self.models)
         self.signatures = self._make_signatures(self._graphs)
+        self._trained = trained_graph(model)
         self.keras_top1 = self._examples = None
         self._latencies = {}
 
@@ -210,7 +218,8 @@ class _Export:
                     references = [reference if of_pixels else predict(model, self._in_pixels(x)) for reference, x, of_pixels in known]
                 to_input = functools.partial(signature.to_input, normalization=self._normalization)
                 self._inputs[signature.key] = to_input(resized[0])
-                self._comparisons[signature.key] = verify.Comparison(*references, to_input=to_input, exact=self._options["gelu"] == "exact")
+                kept = {"exact": self._options["gelu"] == "exact", "min_snr_db": simulation.MIN_SNR_DB if self._trained else None}
+                self._comparisons[signature.key] = verify.Comparison(*references, to_input=to_input, **kept)
         self._main = self._comparisons[DEFAULT]
         self._output_names, self.output_kind = _outputs(self.models[0], self._main.reference)
         self._indices = list(range(len(self._output_names)))
@@ -237,6 +246,8 @@ class _Export:
 
     def compare_graphs(self):
         """Compares the deploy graphs with Keras, once attention has shared out its ranges."""
+        if self._trained:  # What is in training for integers rounds, and its deploy graph does not.
+            return
         if self._calibrated:
             migration.migrate(self._graphs, self._inputs[DEFAULT][:MIGRATED_SAMPLES])
         for signature in self.signatures[: len(self._graphs)]:
@@ -279,6 +290,9 @@ class _Export:
         source = self._before_integers if RECIPES[recipe].has_integers else self._float32
         pictures = self._inputs[DEFAULT]
         ranges, kept, errors = None, [], None
+        if self._trained:
+            content = simulation.quantize(self._trained, source, recipe)
+            return content, {"kept_float": kept, "products_snr_db": sensitivity.product_errors(source, content, pictures[:CHARTED_SAMPLES])}
         if RECIPES[recipe].calibrated:
             few = "; some hundred are better" if len(pictures) < FEW_PICTURES else ""
             self._log(f"{recipe}: finding the ranges of activations on {len(pictures):,} pictures{few}")

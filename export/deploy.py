@@ -14,9 +14,19 @@ from swin_keras.export.deploy_layers import (
     DeploySwinMLPBlock,
 )
 
-from swin_keras.layers import PatchEmbedding, PatchMerging, PatchMergingV2, SwinBlock, SwinBlockV2, SwinMLPBlock, WindowAttention, WindowAttentionV2
+from swin_keras.layers import (
+    PatchEmbedding,
+    PatchMerging,
+    PatchMergingV2,
+    SwinBlock,
+    SwinBlockV2,
+    SwinMLPBlock,
+    WindowAttention,
+    WindowAttentionV2,
+)
 from swin_keras.layers.base_swin_block import BaseSwinBlock
 from swin_keras.layers.checks import is_count, is_number
+from swin_keras.layers.quantized_graph import QuantizedGraph
 from swin_keras.layers.windows import to_pair
 from swin_keras.models import SwinBackbone
 
@@ -65,7 +75,7 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
     if normalization is not None:
         normalization = _mean_and_std(normalization, shape[-1])
 
-    heads = _heads_behind_norms(model)  # {norm: dense layer that it is folded into}
+    heads = heads_behind_norms(model)  # {norm: dense layer that it is folded into}
     norm = "fp16_safe" if fp16_safe_norm else "short" if layout == "cpu" else "plain"
 
     def clone(layer):
@@ -76,13 +86,18 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
             patch_size = to_pair(layer.patch_size, "patch_size")
             return DeployPatchEmbedding(layer.embed_dim, patch_size, layer.patch_norm, layer.epsilon, **own)
         if isinstance(layer, (PatchMerging, PatchMergingV2)):
-            return DeployPatchMerging(layer.epsilon, isinstance(layer, PatchMergingV2), scaled=scaled, **own)
+            centred = not folding.is_compressed(layer.reduction.kernel.numpy())
+            return DeployPatchMerging(layer.epsilon, isinstance(layer, PatchMergingV2), centred, scaled=scaled, **own)
         if type(layer) in _BLOCKS:
             fit = (*layer.requested_window, layer.window_fit)
             own |= {"approximate_gelu": gelu == "tanh", "scaled": scaled}
             if not isinstance(layer, SwinMLPBlock):
                 own["return_attention"] = layer.return_attention
+            if isinstance(layer, SwinBlockV2):
+                own["centred"] = not any(folding.is_compressed(dense.kernel.numpy()) for dense in (layer.attn.proj, layer.mlp.fc2))
             return _BLOCKS[type(layer)](layer.num_heads, *fit, layer.mlp.hidden_dim, layer.epsilon, **own)
+        if isinstance(layer, QuantizedGraph):
+            return QuantizedGraph(layer.graph, deployed=True, name=layer.name)
         if _is_plain_norm(layer):
             return DeployLayerNormalization(layer.epsilon, affine=layer not in heads, **own)
         if isinstance(layer, _UNFOLDED):
@@ -249,7 +264,7 @@ def _operation(model, name):
     return next((operation for operation in model.operations if operation.name == name), None)
 
 
-def _heads_behind_norms(model):
+def heads_behind_norms(model):
     """Finds normalizations whose only use is a global average whose only use is a dense layer."""
     if _has_shared_layers(model):
         return {}  # A shared layer's weights cannot hold a norm that stands before one use only.
@@ -333,11 +348,13 @@ def _set_folded_weights(layer, twin, norm):
             table = keras.ops.convert_to_numpy(layer.attn.position_bias_table()) if layer.relative_position_bias else None
             weights = fold(weights, table, twin)
     elif isinstance(twin, DeployPatchMerging):
-        weights = folding.fold_merging(weights, twin.post_norm)
+        weights = folding.fold_merging(weights, twin.post_norm, twin.centred)
     elif isinstance(twin, DeployPatchEmbedding):
         weights = folding.fold_embedding(weights)
     elif isinstance(twin, DeployLayerNormalization) and not twin.affine:
         weights = {}
+    elif isinstance(layer, QuantizedGraph):
+        pass  # Only ranges are not the twin's too.
     elif norm is not None:
         gamma, beta = (weight.numpy().astype("float32") for weight in (norm.gamma, norm.beta))
         kernel, bias = folding.fold_norm(gamma, beta, weights["kernel"], weights["bias"])

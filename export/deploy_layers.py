@@ -209,15 +209,17 @@ class DeployPatchMerging(_DeployLayer):
     Args:
         epsilon: Float.
         post_norm: Boolean. Whether the norm follows the reduction, as in V2.
+        centred: Boolean. Whether what it reads then has mean 0.
         orders: `None` for the portable layout; in that for a CPU the orders of the tokens it takes and of those it gives,
             where one gather brings the groups together.
 
     Input shape: `(1, height, width, channels)`. Output shape: `(1, ceil(height / 2), ceil(width / 2), 2 * channels)`.
     """
 
-    def __init__(self, epsilon, post_norm, orders=None, **kwargs):
+    def __init__(self, epsilon, post_norm, centred=True, orders=None, **kwargs):
         super().__init__(epsilon, **kwargs)
         self.post_norm = post_norm
+        self.centred = centred
         self.orders = orders
 
     def build(self, input_shape):
@@ -241,13 +243,13 @@ class DeployPatchMerging(_DeployLayer):
             x = _gather(ops.reshape(x, (-1, channels)), self.grid, incoming, groups.reshape(-1))
         x = ops.reshape(x, (-1, 4 * channels))
         if self.post_norm:
-            x = self._standardize(self._product(x, "reduction"), centred=True) * self.gamma + self.beta
+            x = self._standardize(self._product(x, "reduction"), centred=self.centred) * self.gamma + self.beta
         else:
             x = self._product(self._standardize(x, "reduction"), "reduction")
         return ops.reshape(x, (1, height, width, 2 * channels))
 
     def get_config(self):
-        return {**super().get_config(), "post_norm": self.post_norm, "orders": self.orders}
+        return {**super().get_config(), "post_norm": self.post_norm, "centred": self.centred, "orders": self.orders}
 
 
 class _DeployBlock(_DeployLayer):
@@ -428,7 +430,19 @@ class DeploySwinBlock(_DeployAttentionBlock):
 
 @keras.saving.register_keras_serializable(package="swin_keras")
 class DeploySwinBlockV2(_DeployAttentionBlock):
-    """`SwinBlockV2`: what the norms read comes centred out of the products before them; cosines with their scale in the query."""
+    """`SwinBlockV2`: what the norms read comes centred out of the products before them; cosines with their scale in the query.
+
+    Args:
+        centred: Boolean. Whether it does. Not where kernels are pruned or clustered.
+        Others: As in `_DeployAttentionBlock`.
+    """
+
+    def __init__(self, *args, centred=True, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.centred = centred
+
+    def get_config(self):
+        return {**super().get_config(), "centred": self.centred}
 
     def _weight_shapes(self, channels):
         norms = {f"norm{number}_{name}": (channels,) for number in (1, 2) for name in ("gamma", "beta")}
@@ -436,8 +450,8 @@ class DeploySwinBlockV2(_DeployAttentionBlock):
 
     def _block(self, x):
         y, attention = self._attend(self._to_windows(x))
-        x = x + self._from_windows(self._standardize(y, centred=True) * self.norm1_gamma + self.norm1_beta)
-        return x + self._standardize(self._mlp(x), centred=True) * self.norm2_gamma + self.norm2_beta, attention
+        x = x + self._from_windows(self._standardize(y, centred=self.centred) * self.norm1_gamma + self.norm1_beta)
+        return x + self._standardize(self._mlp(x), centred=self.centred) * self.norm2_gamma + self.norm2_beta, attention
 
     def _similarity(self, query, key):
         # Of lengths the root of a head's width, which the scale makes good.

@@ -25,6 +25,12 @@ def centre(kernel, bias):
     return kernel - kernel.mean(axis=-1, keepdims=True), bias - bias.mean()
 
 
+def is_compressed(kernel):
+    """Whether a kernel was pruned or clustered: taking out a mean would undo it."""
+    zeros = np.mean(kernel == 0)
+    return bool(zeros >= 0.1 or len(np.unique(kernel)) <= min(256, kernel.size // 4))
+
+
 def fold_bias_and_mask(table, window_size, grid, shift_size):
     """Adds the relative position bias and the shift mask into one constant.
 
@@ -80,8 +86,11 @@ def fold_block_v2(weights, table, block):
     channels, width = len(kernel), len(kernel) // block.num_heads
     zeros = np.zeros(channels, "float32")
     projection, projection_bias = weights["attn/proj/kernel"], weights["attn/proj/bias"]
-    projection, projection_bias = centre(projection, weights.get("attn/v_bias", zeros) @ projection + projection_bias)
-    fc2, fc2_bias = centre(weights["mlp/fc2/kernel"], weights["mlp/fc2/bias"])
+    projection_bias = weights.get("attn/v_bias", zeros) @ projection + projection_bias
+    fc2, fc2_bias = weights["mlp/fc2/kernel"], weights["mlp/fc2/bias"]
+    if block.centred:
+        projection, projection_bias = centre(projection, projection_bias)
+        fc2, fc2_bias = centre(fc2, fc2_bias)
     return {
         "qkv": kernel,
         "qkv_bias": np.concatenate([weights.get("attn/q_bias", zeros), zeros, zeros]),
@@ -153,7 +162,7 @@ def fold_normalization(mean, std, kernel, bias):
     return kernel, bias - (kernel * mean[:, None]).sum(axis=(0, 1, 2))
 
 
-def fold_merging(weights, post_norm):
+def fold_merging(weights, post_norm, centred=True):
     """Folds the weights of a `PatchMerging` or `PatchMergingV2`, and puts its rows in the order in which a reshape lays out a 2x2 group.
 
     The released weights go down, then across; a reshape goes across, then down: the two middle quarters change places.
@@ -161,13 +170,17 @@ def fold_merging(weights, post_norm):
     Args:
         weights: Dictionary with `"norm/gamma"`, `"norm/beta"`, `"reduction/kernel"`.
         post_norm: Boolean. Whether it is a `PatchMergingV2`.
+        centred: Boolean. Whether the norm that follows then finds a mean of 0.
 
     Returns:
         Dictionary from weight names of `DeployPatchMerging` to arrays.
     """
     kernel, gamma, beta = weights["reduction/kernel"], weights["norm/gamma"], weights["norm/beta"]
     bias = np.zeros(kernel.shape[1], "float32")
-    kernel, bias = centre(kernel, bias) if post_norm else fold_norm(gamma, beta, kernel, bias)
+    if not post_norm:
+        kernel, bias = fold_norm(gamma, beta, kernel, bias)
+    elif centred:
+        kernel, bias = centre(kernel, bias)
     quarters = np.split(kernel, 4, axis=0)
     kernel = np.concatenate([quarters[i] for i in (0, 2, 1, 3)])
     return {"reduction": kernel, "reduction_bias": bias, "gamma": gamma, "beta": beta}

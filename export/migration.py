@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 from swin_keras.export.deploy import all_layers
 from swin_keras.export.deploy_layers import DeploySwinBlock
+from swin_keras.export.folding import is_compressed
 
 
 def migrate(graphs, pictures, strength=0.5):
@@ -55,7 +56,7 @@ def migrate(graphs, pictures, strength=0.5):
                     weight.assign(weight.numpy() / divisor)
                 kernel = getattr(twin, name)
                 kernel.assign(kernel.numpy() * divisor[:, None])
-        if hasattr(layer, "projection"):
+        if hasattr(layer, "projection") and not is_compressed(layer.projection.numpy()):
             _migrate_attention(layers, *np.split(outputs[layer, "qkv"], 3), inputs[layer, "projection"], strength)
 
 

@@ -13,10 +13,10 @@ _PRODUCTS = ("FULLY_CONNECTED", "BATCH_MATMUL", "CONV_2D")
 
 def products(model):
     """Returns the names of the matrix products of a .tflite file, as `tflite.operators` gives them, with short ones: block and product."""
-    return {name: _short(name) for name, kind in tflite.operators(model) if kind in _PRODUCTS}
+    return {name: short_name(name) for name, kind in tflite.operators(model) if kind in _PRODUCTS}
 
 
-def _short(name):
+def short_name(name):
     """`"model_1/layers_0_blocks_1_1/qkv/MatMul;...;"` becomes `"layers_0_blocks_1/qkv"`."""
     path = name.split(";")[0].split("/")[:-1]
     # Keras adds a number to the name of a layer that is called for the second time, as the deploy graph's are when it is traced.
@@ -61,7 +61,7 @@ def measure(float32_model, recipe, ranges, pictures):
     units = {}
     for name, kind in named:
         if kind in _PRODUCTS or RECIPES[recipe].everything:
-            units.setdefault(_short(name), []).append(name)
+            units.setdefault(short_name(name), []).append(name)
     reference = _outputs(float32_model, pictures)
     power = sum(float(np.square(output).sum()) for output in reference)
     noises = {}

@@ -258,6 +258,30 @@ def _kind(code):
     return code.CustomCode().decode() if name == "CUSTOM" else name
 
 
+def read(model):
+    """Reads a .tflite file, given as bytes, into objects that can be changed, as ai-edge-litert's schema generates them."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    return flatbuffer_utils.read_model_from_bytearray(memoryview(model))
+
+
+def kind_of(code):
+    """Returns the kind of an operator, by its code as `read` gives it."""
+    return _builtin_names()[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+@functools.cache
+def _type_names():
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
+
+
+def tensor_type(tensor):
+    """Returns the name of the type of a tensor, as `read` gives it: `"FLOAT32"`."""
+    return _type_names()[tensor.type]
+
+
 def count_operators(model):
     """Returns `{operator: count}` of a .tflite file, given as bytes, for its default signature, and the highest rank of all its tensors."""
     from ai_edge_litert import schema_py_generated as schema

@@ -79,11 +79,11 @@ class Comparison:
         on_pictures: `Reference`.
         on_noise: `Reference`, or `None`.
         to_input: Function from normalized pictures to what the signature takes.
-        exact: Boolean. As in `check`.
+        exact, min_snr_db: As in `check`.
     """
 
-    def __init__(self, on_pictures, on_noise=None, *, to_input, exact):
-        self._exact = exact
+    def __init__(self, on_pictures, on_noise=None, *, to_input, exact, min_snr_db=None):
+        self._limits = {"exact": exact, "min_snr_db": min_snr_db}
         self.reference = on_pictures.outputs
         self._inputs = to_input(on_pictures.pictures)
         self._on_noise = None if on_noise is None else (to_input(on_noise.pictures), on_noise.outputs)
@@ -103,13 +103,13 @@ class Comparison:
             VerificationError: As `check` does.
         """
         measured = self._measure(run, self._inputs, self.reference)
-        check(name, measured, self.reference, self._exact, where)
+        check(name, measured, self.reference, where=where, **self._limits)
         if self._on_noise is None:
             return {"fidelity": measured, "fidelity_on_noise": measured}
         on_noise = self._measure(run, *self._on_noise)
         # Noise is not what the ranges of a calibrated recipe are for: how far it is off is in the report.
         if name not in RECIPES or not RECIPES[name].calibrated:
-            check(name, on_noise, self._on_noise[1], self._exact, where)
+            check(name, on_noise, self._on_noise[1], where=where, **self._limits)
         return {"fidelity": measured, "fidelity_on_noise": on_noise}
 
     def disagreement(self, run):
@@ -168,7 +168,7 @@ class Examples:
         return x.astype("float32"), y
 
 
-def check(recipe, measured, reference, exact=True, where=""):
+def check(recipe, measured, reference, exact=True, min_snr_db=None, where=""):
     """Raises `VerificationError` if `measured`, from `fidelity`, is outside what `recipe` allows.
 
     Args:
@@ -176,9 +176,10 @@ def check(recipe, measured, reference, exact=True, where=""):
         measured: Dictionary.
         reference: The arrays of the trained model.
         exact: Boolean. Whether the deploy graph computes the model's own functions; where it approximates one, nothing is held to more than float16.
+        min_snr_db: Float. In place of the recipe's.
         where: String that follows the recipe in the error.
     """
-    limit = RECIPES[recipe].min_snr_db if recipe in RECIPES else None
+    limit = min_snr_db or (RECIPES[recipe].min_snr_db if recipe in RECIPES else None)
     if limit is None and not exact:
         limit = RECIPES["float16"].min_snr_db
     if limit is None:

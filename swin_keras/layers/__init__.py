@@ -5,6 +5,7 @@ from swin_keras.layers.mlp import MLP
 from swin_keras.layers.patch_embedding import PatchEmbedding
 from swin_keras.layers.patch_merging import PatchMerging, PatchMergingV2
 from swin_keras.layers.pixel_shuffle import PixelShuffle
+from swin_keras.layers.quantized_graph import QuantizedGraph  # noqa: F401  no layer of the Swin Transformer; registered here, so that its models load
 from swin_keras.layers.swin_block import SwinBlock
 from swin_keras.layers.swin_block_v2 import SwinBlockV2
 from swin_keras.layers.swin_mlp_block import SpatialMLP, SwinMLPBlock

@@ -160,7 +160,7 @@ def test_what_stays_in_float32_does_so_in_each_signature_and_migration_and_perce
         for operator in map(graph.Operators, range(graph.OperatorsLength())):
             name, kind = next(named)
             if kind in ("FULLY_CONNECTED", "BATCH_MATMUL"):
-                types[sensitivity._short(name)] = graph.Tensors(operator.Inputs(0)).Type()
+                types[sensitivity.short_name(name)] = graph.Tensors(operator.Inputs(0)).Type()
         floats = [short for short, kind in types.items() if kind == 0]  # TensorType.FLOAT32
         assert len(types) == 26 and floats == [kept]
 
