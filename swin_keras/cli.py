@@ -102,6 +102,13 @@ def _parser():
     command.add_argument("--epochs", type=edge_main.positive_integer, metavar="N", help="in place of the recipe's")
     command.add_argument("--batch-size", type=edge_main.positive_integer, metavar="N", help="of all devices together; in place of the recipe's")
     command.add_argument("--set", action="append", type=_setting, default=[], metavar="KEY=VALUE", help="in place of the recipe's; repeats")
+    command.add_argument(
+        "--compress",
+        action="append",
+        default=[],
+        metavar="HOW",
+        help="prune:2:4, prune:0.5, cluster:16 or qat:hybrid_int8; repeats: docs/compression.md",
+    )
     command.add_argument("--strategy", default="auto", metavar="NAME", help="auto (the default), one, mirrored, multiworker or tpu")
     command.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its sets")
     command.add_argument("--throughput", action="store_true", help="measure how many images a second the model takes, and train nothing")
@@ -126,7 +133,9 @@ def _parser():
     command = add("export", _export, "export a model to a bundle of verified .tflite files")
     command.add_argument("model", metavar="MODEL", help=f"a workdir of `train`, a .keras file, or of a released model: {_WEIGHTS}")
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the bundle")
-    command.add_argument("--recipe", action="append", metavar="NAME", help="repeats (default: float32, float16, dynamic_int8)")
+    command.add_argument(
+        "--recipe", action="append", metavar="NAME", help="repeats (default: float32, float16, dynamic_int8; or what the model was trained for)"
+    )
     command.add_argument("--labels", metavar="FILE", help="text file with a class name on each line")
     command.add_argument(
         "--calibration",
@@ -249,6 +258,7 @@ def _train(arguments):
         strategy=arguments.strategy,
         settings=settings,
         data_dir=arguments.data_dir,
+        compress=arguments.compress,
         log=_log,
     )
 
@@ -320,7 +330,7 @@ def _export(arguments):
     result = export_bundle(
         source.model,
         arguments.out,
-        recipes=arguments.recipe or ("float32", "float16", "dynamic_int8"),
+        recipes=arguments.recipe,
         layout=arguments.layout,
         calibration=None if arguments.calibration is None else _calibration(arguments, source, log),
         labels=source.labels,

@@ -13,6 +13,7 @@ ALLOWED = {
     "preprocessing": {"tensorflow"},
     "weights": {"preprocessing"},
     "models": {"weights", "layers", "preprocessing"},
+    "compression": {"models", "layers", "export", "tensorflow"},
     "training": {"models", "weights", "layers", "preprocessing", "compression", "edge_demo", "tensorflow", "version"},
     "export": {"models", "weights", "layers", "preprocessing", "edge_demo", "quiet", "tensorflow", "version", "cli"},
     "edge_demo": set(),

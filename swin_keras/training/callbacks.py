@@ -31,10 +31,12 @@ class Keeper(keras.callbacks.Callback):
         averages: Pairs of a weight and its moving average. Validation and the best model take the average.
         writes: Boolean. Whether this process does; of several workers, one does.
         log: Function that is called with each line of progress.
+        first: Integer. The first epoch, from 1, that counts as better than those before whatever its accuracy: whose weights are compressed.
     """
 
-    def __init__(self, workdir, seed, save, averages=(), writes=True, log=print):
+    def __init__(self, workdir, seed, save, averages=(), writes=True, log=print, first=1):
         super().__init__()
+        self._first = first
         self._workdir, self._seed, self._save, self._averages, self._writes, self._log = workdir, seed, save, averages, writes, log
         self.rows = []
 
@@ -88,7 +90,7 @@ class Keeper(keras.callbacks.Callback):
 
     def best_row(self):
         """Returns the row with the highest validation accuracy, of equals and without any the one with the lowest loss."""
-        return max(self.rows, key=lambda row: (row.get("val_accuracy", 0.0), -row["val_loss"]))
+        return max(self.rows, key=lambda row: (row["epoch"] >= self._first, row.get("val_accuracy", 0.0), -row["val_loss"]))
 
     def on_epoch_begin(self, epoch, logs=None):
         # Checkpoints do not hold the state of dropout's random numbers: it starts anew from seed and epoch.

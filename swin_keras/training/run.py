@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from swin_keras.compression import find_compression, quantization_aware
 from swin_keras.models import create_model, create_simmim, get_variant, random_mask
 from swin_keras.models.variants import published_weights
 from swin_keras.training.callbacks import Keeper, LearningRate, Progress, TensorBoardLog, write
@@ -27,6 +28,8 @@ from swin_keras.training.strategy import agree, distribute, is_chief, make_strat
 from swin_keras.version import __version__
 from swin_keras.weights import find_weights, load_weights
 
+# On which the ranges of activations begin, in training for integers.
+CALIBRATION_PICTURES = 128
 _PARTIAL_CONFIG = "partial.config.json"
 
 
@@ -45,6 +48,7 @@ def train(
     labels=None,
     data_dir=None,
     callbacks=(),
+    compress=(),
     log=print,
 ):
     """Trains a model and keeps its best validation epoch.
@@ -71,6 +75,8 @@ def train(
         labels: As in `load_data`, with a `tf.data.Dataset`.
         data_dir: As in `load_data`, of tensorflow-datasets.
         callbacks: Further Keras callbacks.
+        compress: Strings such as `"prune:2:4"`, `"cluster:16"` and `"qat:hybrid_int8"`: `compression.find_compression` says more. The best epoch is
+            then one whose weights are compressed as far as asked.
         log: Function that is called with each line of progress.
 
     Returns:
@@ -92,6 +98,11 @@ def train(
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**31:
         raise ValueError(f"`seed` must be a whole number from 0 to {2**31 - 1}. Received: seed={seed!r}.")
     seed = int(seed)
+    compression = find_compression(compress)
+    compression.check(recipe, weights is not None)
+    if compression.quantization and recipe.jit_compile:
+        log("XLA is off: it takes minutes to compile a step that rounds")
+        recipe = dataclasses.replace(recipe, jit_compile=False)
     distribution, chosen = make_strategy(strategy, log)
     chief = is_chief(distribution)
     log = log if chief else lambda line: None
@@ -118,6 +129,8 @@ def train(
         "labels": images.labels,
         "preprocessing": images.preprocessing.to_dict(),
     }
+    if compress:
+        config["compress"] = [compress] if isinstance(compress, str) else list(compress)
     if hasattr(images, "fingerprint"):
         config["pictures"] = images.fingerprint
     # Before the pictures are read, which takes minutes when they are many.
@@ -134,6 +147,9 @@ def train(
         raise ValueError(f"`batch_size` must be at most the {count} training pictures. Received: batch_size={recipe.batch_size}.")
     keras.utils.set_random_seed(seed)
     build = functools.partial(build_model, variant, recipe, len(images.labels))
+    if compression.quantization:
+        # Outside the scope: the converter takes no variables of several devices.
+        build = functools.partial(_copy_of, _rounding(build(weights=weights, log=log), compression.quantization, images, log))
     with stops_with_the_others(distribution), distribution.scope():
         model = build(weights=weights, log=log)
         if recipe.frozen_stages is not None:
@@ -152,7 +168,10 @@ def train(
         _write_config(workdir, {**config, "strategy": chosen, "replicas": replicas, "versions": versions})
 
     save = _saver(model, build, recipe)
-    keeper = Keeper(workdir, seed, save, moving_averages(optimizer, model), chief, log)
+    planned = recipe.epochs * steps
+    keeper = Keeper(
+        workdir, seed, save, moving_averages(optimizer, model), chief, log, 1 + compression.last_step(planned, weights is not None) // steps
+    )
     with stops_with_the_others(distribution):
         first_epoch = keeper.restore(model)
     agree(distribution, first_epoch, "the last finished epoch", f"Put {str(workdir)!r} on a disk that all workers share.")
@@ -179,7 +198,7 @@ def train(
             validation_data=validation,
             validation_steps=None if replicas == 1 else validation_steps(images, recipe, size, replicas),
             verbose=0,
-            callbacks=[LearningRate(), keeper, *shown, *(callbacks or ())],
+            callbacks=[*compression.callbacks(planned, weights is not None), LearningRate(), keeper, *shown, *(callbacks or ())],
             shuffle=False,  # The batches are in their order already.
         )
     if images.damage.problems:
@@ -289,6 +308,20 @@ def build_model(variant, recipe, num_classes=None, weights=None, precision=None,
         return model
     finally:
         keras.config.set_dtype_policy(policy)
+
+
+def _rounding(model, recipe, images, log):
+    """Makes the model that trains another for a recipe of integers."""
+    log(f"{recipe}: finding where its file rounds, and on {CALIBRATION_PICTURES} training pictures in which ranges")
+    with images.reading():
+        return quantization_aware(model, recipe, images.sample("train", CALIBRATION_PICTURES))
+
+
+def _copy_of(model, **_):
+    """Makes a model again, in the scope of whatever strategy."""
+    copy = keras.Model.from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _saver(model, build, recipe):

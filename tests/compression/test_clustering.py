@@ -1,0 +1,121 @@
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from conftest import randomize
+
+import swin_keras
+
+
+def build(name="swin_tiny_patch4_window7_224", **overrides):
+    keras.utils.set_random_seed(0)
+    own = {"embed_dim": 12, "depths": (1, 1), "num_heads": (2, 3), "window_size": 2, "num_classes": 5, "input_shape": (16, 24, 3)}
+    model = randomize(swin_keras.create_model(name, **{**own, **overrides}))
+    model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def fit(model, callbacks, epochs=2):
+    pictures = np.random.default_rng(1).standard_normal((16, 16, 24, 3)).astype("float32")
+    model.fit(pictures, np.arange(16) % 5, batch_size=4, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+
+
+def arrays(model):
+    from swin_keras.compression.kernels import kernels
+
+    return [np.array(kernel) for kernel in kernels(model)]
+
+
+def test_centroids_are_those_of_k_means(rng):
+    from sklearn.cluster import KMeans
+
+    from swin_keras.compression.clustering import find_centroids
+
+    kernel = rng.standard_normal((90, 70)).astype("float32")
+    received = find_centroids(kernel, 7)
+    expected = KMeans(7, n_init=3, random_state=0).fit(kernel.reshape(-1, 1))
+
+    def loss(centroids):
+        return np.square(np.abs(kernel.reshape(-1, 1) - centroids).min(1)).sum()
+
+    assert received.dtype == "float32" and np.all(np.diff(received) > 0)
+    assert loss(received) <= 1.01 * expected.inertia_
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_patch4_window8_256"])
+def test_each_kernel_holds_few_numbers_which_go_on_learning(name):
+    from swin_keras.compression import Clustering
+
+    class First(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.arrays = getattr(self, "arrays", None) or arrays(self.model)
+
+    model, first = build(name), First()
+    fit(model, [Clustering(9), first])
+    for array, early in zip(arrays(model), first.arrays, strict=True):
+        assert len(np.unique(array)) <= 9
+        assert np.any(np.unique(array) != np.unique(early))
+
+
+def test_beginning_changes_the_model_by_the_clusters_alone():
+    from swin_keras.compression.clustering import _move_scale, _norms_before
+
+    for name in ("swin_tiny_patch4_window7_224", "swinv2_tiny_patch4_window8_256", "swin_mlp_tiny_c24_patch4_window8_256"):
+        if name not in swin_keras.VARIANTS:
+            name = next(other for other in swin_keras.VARIANTS if "mlp" in other)
+        model = build(name)
+        pictures = np.random.default_rng(2).standard_normal((3, 16, 24, 3)).astype("float32")
+        before = model.predict(pictures, verbose=0)
+        pairs = _norms_before(model)
+        for pair in pairs:
+            _move_scale(*pair)
+        assert pairs and all(np.all(np.array(norm.gamma) == 1) for norm, _ in pairs)
+        np.testing.assert_allclose(model.predict(pictures, verbose=0), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_patch4_window8_256"])
+def test_a_clustered_file_compresses(name, tmp_path):
+    from swin_keras import export
+    from swin_keras.compression import Clustering
+
+    def zipped(model, folder):
+        report = export.export_bundle(model, tmp_path / folder, recipes=["float32", "dynamic_int8"])
+        assert report["recipes"]["float32"]["fidelity"]["snr_db"] > 90
+        sizes = {}
+        for recipe in ("float32", "dynamic_int8"):
+            with zipfile.ZipFile(tmp_path / f"{folder}.zip", "w", zipfile.ZIP_DEFLATED) as file:
+                file.write(tmp_path / folder / f"{recipe}.tflite", recipe)
+            sizes[recipe] = (tmp_path / f"{folder}.zip").stat().st_size
+        return sizes
+
+    model = build(name, embed_dim=64, num_heads=(2, 4))
+    plain = zipped(model, "plain")
+    fit(model, [Clustering(16)], epochs=1)
+    clustered = zipped(model, "clustered")
+    assert clustered["float32"] < 0.35 * plain["float32"]
+    assert clustered["dynamic_int8"] < 0.75 * plain["dynamic_int8"]
+
+
+def test_the_zeros_of_a_pruned_kernel_stay_zeros():
+    from swin_keras.compression import Clustering, Pruning
+
+    model = build()
+    fit(model, [Pruning(0.6)], epochs=1)
+    zeros = [array == 0 for array in arrays(model)]
+    fit(model, [Pruning(0.6), Clustering(8)], epochs=1)
+    for array, old in zip(arrays(model), zeros, strict=True):
+        assert len(np.unique(array)) <= 8
+        np.testing.assert_array_equal(array == 0, old)
+
+
+def test_what_cannot_be_clustered_is_refused():
+    from swin_keras.compression import Clustering, quantization_aware
+
+    for clusters in (1, 257, 16.5, "16", True):
+        with pytest.raises(ValueError, match="`clusters` must be a whole number from 2 to 256"):
+            Clustering(clusters)
+    rounding = quantization_aware(build(), "dynamic_int8")
+    rounding.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="does not round"):
+        fit(rounding, [Clustering(16)])
