@@ -20,9 +20,14 @@ CLOSED_PIPE = 141  # as a shell says it of a process that SIGPIPE ended
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        # argparse says how many arguments are missing, not of what.
-        message = message.replace("--size: expected 2 arguments", "--size: expected a height and a width, such as --size 224 320")
-        raise InputError(f"{words(message)}. `{self.prog} --help` shows the usage.")
+        raise InputError(wrong_usage(self, message))
+
+
+def wrong_usage(parser, message):
+    """Returns what to tell of an error that argparse found."""
+    # It says how many arguments are missing, not of what.
+    message = message.replace("--size: expected 2 arguments", "--size: expected a height and a width, such as --size 224 320")
+    return f"{words(message)}. `{parser.prog} --help` shows the usage."
 
 
 def positive_integer(text):

@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from swin_keras.export.recipes import RECIPES
+from swin_keras.export.recipes import INTEGER_RECIPES, RECIPES
 
 from swin_keras.layers.checks import is_count, is_number
 from swin_keras.preprocessing import Preprocessing
@@ -72,12 +72,11 @@ def check_quantization(recipes, accuracy_budget, percentile, migrate):
         raise ValueError(f"`accuracy_budget` must be points of top-1 from 0 to 100. Received: accuracy_budget={accuracy_budget!r}.")
     if not is_number(percentile) or not 50 < percentile <= 100:
         raise ValueError(f"`percentile` must be above 50 and at most 100. Received: percentile={percentile!r}.")
-    integers = [recipe for recipe in RECIPES if RECIPES[recipe].has_integers]
     calibrated = [recipe for recipe in RECIPES if RECIPES[recipe].calibrated]
     given = [
-        ("accuracy_budget", accuracy_budget is not None, integers),
+        ("accuracy_budget", accuracy_budget is not None, INTEGER_RECIPES),
         ("percentile", percentile != 100, calibrated),
-        ("migrate", migrate, integers),
+        ("migrate", migrate, INTEGER_RECIPES),
     ]
     for name, used, applies in given:
         if used and not set(applies).intersection(recipes):

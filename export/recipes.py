@@ -172,6 +172,9 @@ RECIPES = {
     "saved_model": Recipe("a folder for TensorFlow and TensorFlow Serving, float32, every weight a constant", None, None),
 }
 
+# Those in which some operators compute in integers.
+INTEGER_RECIPES = tuple(name for name, recipe in RECIPES.items() if recipe.has_integers)
+
 
 def quantize(float32_model, recipe, ranges=None, keep_float=()):
     """Makes a recipe's file from the float32 one.
@@ -208,11 +211,10 @@ def _cast_biases(model):
     Returns:
         Bytes.
     """
-    from ai_edge_litert.tools import flatbuffer_utils
     from litert_quantizer import model_modifier, qtyping
     from litert_quantizer.transformations import transformation_utils
 
-    file = flatbuffer_utils.read_model_from_bytearray(memoryview(model))  # with the buffers that stand behind the FlatBuffer
+    file = tflite.read(model)
     dequantize = transformation_utils.add_op_code(qtyping.BuiltinOperator.DEQUANTIZE, file.operatorCodes)
     cast_buffers = {}  # by the buffer in float32: signatures share them
     for graph in file.subgraphs:

@@ -64,9 +64,9 @@ class _Description:
             "ranges": [self.number(number) for number in self.ranges],
         }
 
-    def name(self, number):
-        """Returns the name of a tensor by its number in the description."""
-        return next(self.graph.tensors[tensor].name.decode() for tensor, known in self._numbers.items() if known == number)
+    def names(self):
+        """Returns the names of tensors, by their numbers in the description of a file without integers."""
+        return {number: self.graph.tensors[tensor].name.decode() for tensor, number in self._numbers.items()}
 
     def _operator(self, operator):
         kind = kind_of(self._codes[operator.opcodeIndex])
@@ -200,13 +200,8 @@ class _Description:
         ]
         if len(inputs) < 3 or inputs[2] < 0:
             return [*given, None]
-        while f"{name}_bias" in self.weights:
-            name += "_"
-        # The file may hold it in integers, of 32 bits: as good as floats.
-        bias = self.constant(inputs[2])
-        self.weights[f"{name}_bias"] = {"shape": list(bias.shape), "trained": True, "bits": None, "shared": 0}
-        self.arrays[f"{name}_bias"] = bias
-        return [*given, {"weight": f"{name}_bias"}]
+        # Where the file holds it in integers of 32 bits or more, `_BITS` does not count them: their scale is that of the sums.
+        return [*given, self.weight(f"{name}_bias", inputs[2], self.constant(inputs[2]))]
 
     def shape(self, number):
         """Returns the shape of a tensor."""
@@ -332,9 +327,10 @@ def quantize(layer, float32_model, recipe):
     plain = recipes.prepare(float32_model, recipe)
     ranges = None
     if recipes.RECIPES[recipe].calibrated:
-        shape = read(plain).subgraphs[0].tensors[read(plain).subgraphs[0].inputs[0]].shape
+        graph = read(plain).subgraphs[0]
         # Of one picture, for the constants and for what needs no range.
-        ranges = trained_ranges(layer, plain, recipes.find_ranges(plain, recipe, np.zeros(shape, "float32")))
+        picture = np.zeros(graph.tensors[graph.inputs[0]].shape, "float32")
+        ranges = trained_ranges(layer, plain, recipes.find_ranges(plain, recipe, picture))
     content = recipes.quantize(plain, recipe, ranges)
     if not same_roundings(describe(plain, content, ranges)[0], layer.graph):
         raise ValueError(
@@ -357,7 +353,8 @@ def trained_ranges(layer, float32_model, ranges):
     Raises:
         ValueError: If the file is another network than the layer.
     """
-    description = _Description(read(float32_model), read(float32_model), {})
+    file = read(float32_model)
+    description = _Description(file, file, {})
     plain = description.describe()
     keys, trained_keys = _Canonical(plain).keys, _Canonical(layer.graph).keys
     trained = {trained_keys[number]: limits for number, limits in zip(layer.graph["ranges"], np.asarray(layer.ranges), strict=True)}
@@ -370,9 +367,8 @@ def trained_ranges(layer, float32_model, ranges):
             for number in entry["outputs"]:
                 trained.setdefault(keys[number], limits)
     ranges = dict(ranges)
-    for number, key in keys.items():
-        name = description.name(number)
-        if key in trained and ranges.get(name):
+    for number, name in description.names().items():
+        if (key := keys[number]) in trained and ranges.get(name):
             shape = np.shape(ranges[name]["min"])
             ranges[name] = {end: np.full(shape, limit, "float32") for end, limit in zip(("min", "max"), trained[key], strict=True)}
     return ranges

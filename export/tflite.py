@@ -259,7 +259,7 @@ def _kind(code):
 
 
 def read(model):
-    """Reads a .tflite file, given as bytes, into objects that can be changed, as ai-edge-litert's schema generates them."""
+    """Reads a .tflite file, given as bytes, into objects that can be changed, with the buffers that stand behind the FlatBuffer."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     return flatbuffer_utils.read_model_from_bytearray(memoryview(model))

@@ -14,7 +14,6 @@ from swin_keras.edge_demo import bench, serve
 from swin_keras.quiet import quiet_native
 
 _DATA = "digits: built in; folder:PATH: pictures in a sub-folder for each class; tfds:NAME: of tensorflow-datasets"
-_CALIBRATION_PICTURES = 128
 _WEIGHTS = "a checkpoint of any dialect, a Hugging Face folder, or hf://owner/name"
 
 
@@ -24,9 +23,7 @@ class _UsageError(ValueError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        # argparse says how many arguments are missing, not of what.
-        message = message.replace("--size: expected 2 arguments", "--size: expected a height and a width, such as --size 224 320")
-        raise _UsageError(f"{message.rstrip('.')}. `{self.prog} --help` shows the usage.")
+        raise _UsageError(edge_main.wrong_usage(self, message))
 
 
 def main(argv=None):
@@ -352,9 +349,11 @@ def _export(arguments):
 
 def _calibration(arguments, source, log):
     """Gives pictures, read only when they are asked for: by then the export has found the model and its arguments right."""
+    from swin_keras.training.run import CALIBRATION_PICTURES
+
     images = _load(arguments.calibration, "train", arguments, source, log, classes=False)
     with images.reading():
-        yield images.sample("train", _CALIBRATION_PICTURES)
+        yield images.sample("train", CALIBRATION_PICTURES)
 
 
 class _Labelled:

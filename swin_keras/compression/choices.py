@@ -4,7 +4,7 @@ import dataclasses
 
 from swin_keras.compression.clustering import ROUNDS_AND_CLUSTERS, Clustering
 from swin_keras.compression.pruning import Pruning
-from swin_keras.export import RECIPES
+from swin_keras.export.recipes import INTEGER_RECIPES
 
 _EXPECTED = "prune:2:4, prune:FRACTION such as prune:0.5, cluster:NUMBER such as cluster:16, or qat:RECIPE such as qat:hybrid_int8"
 # Of a training that begins with weights: when the first and the last become zeros. The others learn on for as long.
@@ -122,9 +122,8 @@ def _clusters(value, word):
 
 
 def _quantization(value, word):
-    known = [name for name in RECIPES if RECIPES[name].has_integers]
-    if value not in known:
-        raise ValueError(f"`qat` takes one of {', '.join(known)}. Received: {word!r}.")
+    if value not in INTEGER_RECIPES:
+        raise ValueError(f"`qat` takes one of {', '.join(INTEGER_RECIPES)}. Received: {word!r}.")
     return value
 
 

@@ -6,12 +6,11 @@ import tensorflow as tf
 
 from swin_keras.compression.kernels import kernels
 from swin_keras.export.deploy import all_layers, heads_behind_norms
+from swin_keras.export.folding import is_pruned
+from swin_keras.export.simulation import trained_graph
 from swin_keras.layers import PatchMerging, SwinBlock, SwinMLPBlock
 from swin_keras.layers.checks import is_count
-from swin_keras.layers.quantized_graph import QuantizedGraph
 
-# Of a kernel with so many zeros, zero is one of the numbers, and its zeros stay: it was pruned.
-_PRUNED = 0.1
 # Rounds of k-means. The numbers are those of a trained network, whose distribution is smooth: later rounds change the third digit.
 _ROUNDS = 30
 
@@ -39,7 +38,7 @@ class Clustering(keras.callbacks.Callback):
         self._clusters = int(clusters)
 
     def on_train_begin(self, logs=None):
-        if any(isinstance(layer, QuantizedGraph) for layer in all_layers(self.model)):
+        if trained_graph(self.model) is not None:
             raise ValueError(f"Expected a model that does not round. Received: {self.model.name!r}: {ROUNDS_AND_CLUSTERS}")
         self._scales = []
         for norm, dense in _norms_before(self.model):
@@ -88,8 +87,8 @@ def find_centroids(kernel, clusters):
     values, counts = np.unique(kernel, return_counts=True)
     if len(values) <= clusters:
         return values
-    zero = bool(np.mean(kernel == 0) >= _PRUNED)
-    if zero:
+    zero = is_pruned(kernel)
+    if zero:  # It is one of the numbers, and the zeros stay.
         values, counts, clusters = values[values != 0], counts[values != 0], clusters - 1
     # One dimension is sorted: a cluster is a run of values, and its mean a difference of sums.
     sums, totals = (np.concatenate([[0.0], np.cumsum(x, dtype="float64")]) for x in (values * counts, counts))

@@ -4,7 +4,7 @@ import re
 
 import keras
 
-from swin_keras.layers.quantized_graph import QuantizedGraph
+from swin_keras.export.simulation import trained_graph
 
 # Network for position biases: nothing of it remains in a file.
 _LEFT_OUT = re.compile(r"(^|/)cpb_mlp_\d/")
@@ -13,9 +13,8 @@ _LEFT_OUT = re.compile(r"(^|/)cpb_mlp_\d/")
 def kernels(model):
     """Returns the variables of a model that are kernels of dense layers, `(inputs, outputs)` each, in its order."""
     found = [weight for weight in model.weights if weight.name == "kernel" and len(weight.shape) == 2 and not _LEFT_OUT.search(weight.path)]
-    for layer in model.layers:
-        if isinstance(layer, QuantizedGraph):
-            found += [layer.weight(entry["inputs"][1]["weight"]) for entry in layer.graph["operators"] if entry["kind"] == "FULLY_CONNECTED"]
+    if (layer := trained_graph(model)) is not None:
+        found += [layer.weight(entry["inputs"][1]["weight"]) for entry in layer.graph["operators"] if entry["kind"] == "FULLY_CONNECTED"]
     if not found:
         raise ValueError(f"Expected a model with dense layers. Received: {model.name!r}, which has none to compress.")
     return found

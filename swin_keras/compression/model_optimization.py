@@ -9,9 +9,8 @@ import os
 def pruning_parts():
     """Returns its modules of schedules and of the pruning itself, which work on any TensorFlow variables.
 
-    They are private: its public functions refuse models of Keras 3 (tensorflow/model-optimization issue 1119). `tf.keras` and the environment stay
-        as they are,
-    for this process and those that it starts.
+    They are private: its public functions refuse models of Keras 3 (tensorflow/model-optimization issue 1119). `tf.keras` and the environment
+    stay as they are, for this process and those that it starts.
     """
     import tensorflow as tf
 

@@ -53,9 +53,7 @@ class Pruning(keras.callbacks.Callback):
         with self.model.distribute_strategy.scope():
             self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
             variables = [(kernel.value, tf.Variable(_nonzero(kernel), trainable=False), tf.Variable(0.0, trainable=False)) for kernel in found]
-            self._masks = [mask for _, mask, _ in variables]
             self._pruning = implementation.Pruning(self._count, variables, schedule, (1, 1), "AVG", (2, 4) if self._structured else None)
-        self._kernels = found
         self._apply = tf.function(self._apply_masks)
 
     def _count(self):

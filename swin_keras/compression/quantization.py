@@ -4,13 +4,11 @@ import keras
 import numpy as np
 
 from swin_keras.export import RECIPES, recipes, simulation, tflite, to_deploy
+from swin_keras.export.bundle import MIGRATED_SAMPLES
 from swin_keras.export.deploy import fixed_shape, in_float32
 from swin_keras.export.migration import migrate
 from swin_keras.layers.checks import is_number
 from swin_keras.layers.quantized_graph import QuantizedGraph
-
-# Attention shares out its ranges on this many of the pictures: each takes a run in Keras.
-_MIGRATED_SAMPLES = 16
 
 
 def quantization_aware(model, recipe, calibration=None, momentum=0.99):
@@ -34,9 +32,8 @@ def quantization_aware(model, recipe, calibration=None, momentum=0.99):
     Raises:
         ValueError: If the model does not convert, has operators that `QuantizedGraph` does not know, or an argument does not fit.
     """
-    known = [name for name in RECIPES if RECIPES[name].has_integers]
-    if recipe not in known:
-        raise ValueError(f"`recipe` must be one of {', '.join(known)}. Received: recipe={recipe!r}.")
+    if recipe not in recipes.INTEGER_RECIPES:
+        raise ValueError(f"`recipe` must be one of {', '.join(recipes.INTEGER_RECIPES)}. Received: recipe={recipe!r}.")
     if not is_number(momentum) or not 0 <= momentum <= 1:
         raise ValueError(f"`momentum` must be from 0 to 1. Received: momentum={momentum!r}.")
     shape = fixed_shape(model)
@@ -48,7 +45,7 @@ def quantization_aware(model, recipe, calibration=None, momentum=0.99):
         calibration = _check_pictures(calibration, shape, recipe)
     deploy = to_deploy(in_float32(model))
     if RECIPES[recipe].calibrated:
-        migrate([deploy], calibration[:_MIGRATED_SAMPLES])
+        migrate([deploy], calibration[:MIGRATED_SAMPLES])
     names = [f"output_{number}" for number in range(len(deploy.outputs))]
     plain = recipes.prepare(tflite.convert(deploy, names), recipe)
     ranges = recipes.find_ranges(plain, recipe, calibration) if RECIPES[recipe].calibrated else None

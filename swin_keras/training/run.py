@@ -28,7 +28,7 @@ from swin_keras.training.strategy import agree, distribute, is_chief, make_strat
 from swin_keras.version import __version__
 from swin_keras.weights import find_weights, load_weights
 
-# On which the ranges of activations begin, in training for integers.
+# On which the ranges of activations are found, for an export and where training for integers begins.
 CALIBRATION_PICTURES = 128
 _PARTIAL_CONFIG = "partial.config.json"
 
@@ -169,9 +169,8 @@ def train(
 
     save = _saver(model, build, recipe)
     planned = recipe.epochs * steps
-    keeper = Keeper(
-        workdir, seed, save, moving_averages(optimizer, model), chief, log, 1 + compression.last_step(planned, weights is not None) // steps
-    )
+    compressed = 1 + compression.last_step(planned, weights is not None) // steps
+    keeper = Keeper(workdir, seed, save, moving_averages(optimizer, model), chief, log, first=compressed)
     with stops_with_the_others(distribution):
         first_epoch = keeper.restore(model)
     agree(distribution, first_epoch, "the last finished epoch", f"Put {str(workdir)!r} on a disk that all workers share.")

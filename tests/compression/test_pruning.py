@@ -5,28 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import randomize
-
-import swin_keras
-
-
-def build(name="swin_tiny_patch4_window7_224", **overrides):
-    keras.utils.set_random_seed(0)
-    own = {"embed_dim": 12, "depths": (1, 1), "num_heads": (2, 3), "window_size": 2, "num_classes": 5, "input_shape": (16, 24, 3)}
-    model = randomize(swin_keras.create_model(name, **{**own, **overrides}))
-    model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model
-
-
-def fit(model, callbacks, rng, epochs=3, initial_epoch=0):
-    pictures = np.random.default_rng(1).standard_normal((16, 16, 24, 3)).astype("float32")
-    model.fit(pictures, np.arange(16) % 5, batch_size=4, epochs=epochs, initial_epoch=initial_epoch, shuffle=False, verbose=0, callbacks=callbacks)
-
-
-def arrays(model):
-    from swin_keras.compression.kernels import kernels
-
-    return [np.array(kernel) for kernel in kernels(model)]
+from tiny import arrays, build, fit
 
 
 class Watch(keras.callbacks.Callback):
@@ -56,12 +35,12 @@ def test_the_kernels_of_all_dense_layers_are_pruned_but_that_of_the_position_bia
     assert len(kernels(build("swinv2_tiny_patch4_window8_256"))) == 10
 
 
-def test_sparsity_grows_by_the_schedule_and_the_largest_weights_stay(rng):
+def test_sparsity_grows_by_the_schedule_and_the_largest_weights_stay():
     from swin_keras.compression import Pruning
 
     model, watch = build(), Watch()
     before = arrays(model)
-    fit(model, [Pruning(0.7, begin_step=2, end_step=10, frequency=2), watch], rng)
+    fit(model, [Pruning(0.7, begin_step=2, end_step=10, frequency=2), watch], epochs=3)
     # Zhu and Gupta's cubic: s * (1 - (1 - t)^3), at the steps of the schedule.
     expected = [0.7 * (1 - (1 - min(max(step - 2, 0), 8) // 2 * 2 / 8) ** 3) for step in range(12)]
     np.testing.assert_allclose(watch.sparsities, expected, atol=2e-3)
@@ -70,7 +49,7 @@ def test_sparsity_grows_by_the_schedule_and_the_largest_weights_stay(rng):
         assert np.abs(old[array != 0]).mean() > 2 * np.abs(old[array == 0]).mean()
 
 
-def test_two_of_four_inputs_of_each_output_are_zeros_in_the_file_too(rng):
+def test_two_of_four_inputs_of_each_output_are_zeros_in_the_file_too():
     from ai_edge_litert.interpreter import Interpreter
     from swin_keras.export import tflite, to_deploy
 
@@ -78,7 +57,7 @@ def test_two_of_four_inputs_of_each_output_are_zeros_in_the_file_too(rng):
 
     for name in ("swin_tiny_patch4_window7_224", "swinv2_tiny_patch4_window8_256"):
         model = build(name)
-        fit(model, [Pruning("2:4")], rng, epochs=1)
+        fit(model, [Pruning("2:4")], epochs=1)
         for array in arrays(model):
             assert np.all((array.reshape(-1, 4, array.shape[1]) == 0).sum(1) == 2)
         interpreter = Interpreter(model_content=tflite.convert(to_deploy(model), ["logits"]))
@@ -95,21 +74,21 @@ def test_two_of_four_inputs_of_each_output_are_zeros_in_the_file_too(rng):
         assert all(np.all((weight.reshape(-1, 4) == 0).sum(1) >= 2) for weight in pruned)
 
 
-def test_masks_are_kept_when_training_goes_on_from_the_weights_alone(rng, tmp_path):
+def test_masks_are_kept_when_training_goes_on_from_the_weights_alone(tmp_path):
     from swin_keras.compression import Pruning
 
     def pruning():
         return Pruning(0.5, begin_step=0, end_step=6, frequency=3)
 
     whole = build(drop_path_rate=0.0)
-    fit(whole, [pruning()], rng, epochs=4)
+    fit(whole, [pruning()], epochs=4)
     first = build(drop_path_rate=0.0)
-    fit(first, [pruning()], rng, epochs=2)
+    fit(first, [pruning()], epochs=2)
     first.save_weights(tmp_path / "epoch.weights.h5")
     second = build(drop_path_rate=0.0)
     second.optimizer.build(second.trainable_variables)
     second.load_weights(tmp_path / "epoch.weights.h5")
-    fit(second, [pruning()], rng, epochs=4, initial_epoch=2)
+    fit(second, [pruning()], epochs=4, initial_epoch=2)
     for one, other in zip(arrays(whole), arrays(second), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -170,7 +149,7 @@ print("as they were")
     assert done.stdout.strip().endswith("as they were"), done.stderr[-2000:]
 
 
-def test_what_cannot_be_pruned_is_refused_with_what_to_do(rng):
+def test_what_cannot_be_pruned_is_refused_with_what_to_do():
     from swin_keras.compression import Pruning
 
     for sparsity in (0, 1, -0.5, "1:4", True, None, float("nan")):
@@ -179,4 +158,4 @@ def test_what_cannot_be_pruned_is_refused_with_what_to_do(rng):
     with pytest.raises(ValueError, match="begin_step=5, end_step=4"):
         Pruning(0.5, begin_step=5, end_step=4)
     with pytest.raises(ValueError, match="multiple of 4. Received: .*kernel.*Give a fraction"):
-        fit(build(embed_dim=6, num_heads=(2, 2)), [Pruning("2:4")], rng, epochs=1)
+        fit(build(embed_dim=6, num_heads=(2, 2)), [Pruning("2:4")], epochs=1)
