@@ -70,6 +70,25 @@ def _dynamic_int8(model, keep_float):
     return manager
 
 
+# Query weights are those of a kernel's clusters times a factor, so that these are up to twice as many.
+_CLUSTERS = 64
+
+
+def _share_scales(manager, model):
+    """Gives one scale to weights that were clustered: a scale for each output would make other integers of one centroid, which do not zip."""
+    from litert_quantizer import qtyping
+
+    def is_clustered(weight):
+        # A look at some tells most: to sort all of a large model takes long.
+        return weight.size > 4 * _CLUSTERS and all(len(np.unique(part)) <= _CLUSTERS for part in (weight.ravel()[:1000], weight))
+
+    kind, short = qtyping.TFLOperationName.FULLY_CONNECTED, _products_of_short_sums(model)
+    named = zip(tflite.operators(model), tflite.weights(model), strict=True)
+    names = [name for (name, own), weight in named if own == kind and name not in short and weight is not None and is_clustered(weight)]
+    if names:
+        manager.add_dynamic_config(_one_of(names), kind, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE)
+
+
 # How many inputs of an output share a scale, where their number allows: 2 dB more than one scale for all on the digits model, and no larger.
 _BLOCK = 32
 
@@ -78,8 +97,8 @@ def _dynamic_int4(model, keep_float):
     from litert_quantizer import qtyping, recipe_manager
 
     kind = qtyping.TFLOperationName.FULLY_CONNECTED
-    named = zip(tflite.operators(model), tflite.weight_shapes(model), strict=True)
-    blocks = [name for (name, own), shape in named if own == kind and shape is not None and shape[1] % _BLOCK == 0]
+    named = zip(tflite.operators(model), tflite.weights(model), strict=True)
+    blocks = [name for (name, own), weight in named if own == kind and weight is not None and weight.shape[1] % _BLOCK == 0]
     manager = recipe_manager.RecipeManager()
     manager.add_dynamic_config(".*", kind, num_bits=4)
     if blocks:
@@ -90,9 +109,9 @@ def _dynamic_int4(model, keep_float):
 def _products_of_short_sums(model):
     """Names the products with weights whose sums are short, as `tflite.operators` does; none if they hold more than few of the weights."""
     shapes = {}
-    for (name, kind), weight in zip(tflite.operators(model), tflite.weight_shapes(model), strict=True):
+    for (name, kind), weight in zip(tflite.operators(model), tflite.weights(model), strict=True):
         if kind in ("FULLY_CONNECTED", "CONV_2D") and weight is not None:
-            shapes[name] = weight
+            shapes[name] = weight.shape
     short = [name for name, shape in shapes.items() if np.prod(shape[1:]) <= _SHORT_SUM]
     weights = {name: np.prod(shape) for name, shape in shapes.items()}
     return short if sum(weights[name] for name in short) <= _SHORT_SUMS_SHARE * sum(weights.values()) else []
@@ -176,7 +195,7 @@ RECIPES = {
 INTEGER_RECIPES = tuple(name for name, recipe in RECIPES.items() if recipe.has_integers)
 
 
-def quantize(float32_model, recipe, ranges=None, keep_float=()):
+def quantize(float32_model, recipe, ranges=None, keep_float=(), learning=False):
     """Makes a recipe's file from the float32 one.
 
     Args:
@@ -184,6 +203,7 @@ def quantize(float32_model, recipe, ranges=None, keep_float=()):
         recipe: Key of `RECIPES`.
         ranges: For a calibrated recipe, those of `find_ranges`.
         keep_float: Names of operators, as `tflite.operators` gives them, to leave in float32.
+        learning: Boolean. Whether the model learns while it rounds: its clusters do not last.
 
     Returns:
         Bytes of a .tflite file with float32 input and output.
@@ -192,7 +212,7 @@ def quantize(float32_model, recipe, ranges=None, keep_float=()):
         return float32_model
     from litert_quantizer.quantizer import Quantizer
 
-    quantizer = Quantizer(prepare(float32_model, recipe), _manager(float32_model, recipe, keep_float).get_quantization_recipe())
+    quantizer = Quantizer(prepare(float32_model, recipe), _manager(float32_model, recipe, keep_float, learning).get_quantization_recipe())
     with _silence():
         # A copy: it writes into them what it makes of them.
         quantized = bytes(quantizer.quantize(copy.deepcopy(ranges)).quantized_model)
@@ -253,8 +273,10 @@ def prepare(float32_model, recipe):
     return tflite.clip_masks(float32_model) if RECIPES[recipe].clips_masks else float32_model
 
 
-def _manager(float32_model, recipe, keep_float):
+def _manager(float32_model, recipe, keep_float, learning):
     manager = RECIPES[recipe].quantization(float32_model, keep_float)
+    if RECIPES[recipe].quantization is _dynamic_int8 and not learning:
+        _share_scales(manager, float32_model)
     _leave_float(manager, keep_float)
     return manager
 

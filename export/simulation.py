@@ -331,7 +331,7 @@ def quantize(layer, float32_model, recipe):
         # Of one picture, for the constants and for what needs no range.
         picture = np.zeros(graph.tensors[graph.inputs[0]].shape, "float32")
         ranges = trained_ranges(layer, plain, recipes.find_ranges(plain, recipe, picture))
-    content = recipes.quantize(plain, recipe, ranges)
+    content = recipes.quantize(plain, recipe, ranges, learning=True)
     if not same_roundings(describe(plain, content, ranges)[0], layer.graph):
         raise ValueError(
             f"Expected a file that rounds where {layer.name!r} did in training. Received: one that does not. Train again with this version."

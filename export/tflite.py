@@ -8,6 +8,7 @@ import pathlib
 import tempfile
 import warnings
 
+import numpy as np
 from swin_keras.edge_demo.quiet import quietly
 from swin_keras.export.signatures import DEFAULT, Signature
 
@@ -134,17 +135,24 @@ def _operators(file, graph):
     return found
 
 
-def weight_shapes(model):
-    """Returns for each of `operators` the shape of its second input, where that is a constant, or else `None`."""
+def weights(model):
+    """Returns for each of `operators` its second input as an array, where that is a constant in float32, or else `None`."""
     from ai_edge_litert import schema_py_generated as schema
 
-    shapes = []
-    for graph in _graphs(schema.Model.GetRootAs(model)):
-        every = [graph.Operators(i) for i in range(graph.OperatorsLength())]
-        produced = {-1, *graph.InputsAsNumpy().tolist(), *(int(tensor) for operator in every for tensor in operator.OutputsAsNumpy())}
-        second = [int(operator.Inputs(1)) if operator.InputsLength() > 1 else -1 for operator in every]
-        shapes += [None if tensor in produced else graph.Tensors(tensor).ShapeAsNumpy() for tensor in second]
-    return shapes
+    file = schema.Model.GetRootAs(model)
+    found = []
+    for graph in _graphs(file):
+        for index in range(graph.OperatorsLength()):
+            operator = graph.Operators(index)
+            tensor = graph.Tensors(operator.Inputs(1)) if operator.InputsLength() > 1 and operator.Inputs(1) >= 0 else None
+            buffer = file.Buffers(tensor.Buffer()) if tensor is not None and tensor.Type() == schema.TensorType.FLOAT32 else None
+            if buffer is None or not buffer.DataLength() + buffer.Size():
+                found.append(None)
+                continue
+            # Of files above 2 GB the numbers stand behind the FlatBuffer.
+            data = buffer.DataAsNumpy() if buffer.DataLength() else np.frombuffer(model, "uint8", buffer.Size(), buffer.Offset())
+            found.append(data.view("float32").reshape(tensor.ShapeAsNumpy()))
+    return found
 
 
 def moves_beside_products(model, keep_float=()):

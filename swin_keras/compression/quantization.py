@@ -49,7 +49,7 @@ def quantization_aware(model, recipe, calibration=None, momentum=0.99):
     names = [f"output_{number}" for number in range(len(deploy.outputs))]
     plain = recipes.prepare(tflite.convert(deploy, names), recipe)
     ranges = recipes.find_ranges(plain, recipe, calibration) if RECIPES[recipe].calibrated else None
-    graph, weights, limits = simulation.describe(plain, recipes.quantize(plain, recipe, ranges), ranges)
+    graph, weights, limits = simulation.describe(plain, recipes.quantize(plain, recipe, ranges, learning=True), ranges)
     image = keras.Input(shape, dtype="float32", name=model.inputs[0].name)
     layer = QuantizedGraph({"recipe": recipe, **graph}, momentum, name="quantized_graph")
     outputs = layer(image)

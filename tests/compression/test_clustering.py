@@ -63,6 +63,8 @@ def test_a_clustered_file_compresses(name, tmp_path):
     def zipped(model, folder):
         report = export.export_bundle(model, tmp_path / folder, recipes=["float32", "dynamic_int8"])
         assert report["recipes"]["float32"]["fidelity"]["snr_db"] > 90
+        coverage = report["recipes"]["dynamic_int8"]["delegate"]
+        assert (coverage["partitions"], coverage["left"]) == (1, {})
         sizes = {}
         for recipe in ("float32", "dynamic_int8"):
             with zipfile.ZipFile(tmp_path / f"{folder}.zip", "w", zipfile.ZIP_DEFLATED) as file:
@@ -75,7 +77,33 @@ def test_a_clustered_file_compresses(name, tmp_path):
     fit(model, [Clustering(16)], epochs=1)
     clustered = zipped(model, "clustered")
     assert clustered["float32"] < 0.35 * plain["float32"]
-    assert clustered["dynamic_int8"] < 0.75 * plain["dynamic_int8"]
+    assert clustered["dynamic_int8"] < 0.66 * plain["dynamic_int8"]
+
+
+def test_clusters_stay_clusters_in_int8_and_learn_apart_in_training_for_int8(tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    from swin_keras import export
+    from swin_keras.compression import Clustering, quantization_aware
+
+    model = build(embed_dim=64, num_heads=(2, 4))
+    fit(model, [Clustering(16)], epochs=1)
+
+    def distinct(model, folder):
+        export.export_bundle(model, tmp_path / folder, recipes=["dynamic_int8"])
+        interpreter = Interpreter(str(tmp_path / folder / "dynamic_int8.tflite"))
+        details = [own for own in interpreter.get_tensor_details() if own["dtype"] == np.int8 and len(own["shape"]) == 2]
+        return [(own["name"], len(np.unique(interpreter.get_tensor(own["index"])))) for own in details]
+
+    clustered = distinct(model, "clustered")
+    assert len(clustered) >= 9 and min(number for _, number in clustered) >= 12
+    # Queries hold the numbers of a kernel divided by the root of a head's width.
+    assert all(number <= (32 if "qkv" in name else 16) for name, number in clustered)
+
+    rounding = quantization_aware(model, "dynamic_int8")
+    rounding.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    fit(rounding, [], epochs=1)
+    assert min(number for _, number in distinct(rounding, "apart")) > 64
 
 
 def test_the_zeros_of_a_pruned_kernel_stay_zeros():
