@@ -106,6 +106,52 @@ def test_clusters_stay_clusters_in_int8_and_learn_apart_in_training_for_int8(tmp
     assert min(number for _, number in distinct(rounding, "apart")) > 64
 
 
+def test_pruning_goes_on_to_what_was_asked_where_weights_are_clustered_too():
+    from swin_keras.compression import Clustering, Pruning, sparsity
+
+    for callbacks in ([Pruning(0.5), Clustering(8)], [Pruning(0.5, 0, 5, 1), Clustering(8, 5)], [Pruning("2:4"), Clustering(4)]):
+        model = build()
+        fit(model, callbacks)
+        # Where two of four are kept, some of them are nearer to zero than to any other centroid.
+        assert 0.49 < sparsity(model) < 0.6
+        assert all(len(np.unique(array)) <= callbacks[1]._clusters for array in arrays(model))
+
+
+def test_a_centroid_stays_where_its_weights_do_not_learn():
+    """A sum of many equal numbers in float32 is off, which moved centroids by more than training did."""
+    from swin_keras.compression import Clustering
+
+    image = keras.Input((1, 1, 512))
+    dense = keras.layers.Dense(2048, trainable=False)
+    model = keras.Model(image, keras.layers.Dense(1)(dense(image)))
+    model.compile("sgd", "mse")
+    seen = []
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(np.unique(np.array(dense.kernel))))
+    model.fit(np.ones((12, 1, 1, 512), "float32"), np.ones((12, 1, 1, 1)), batch_size=2, verbose=0, callbacks=[Clustering(4), note])
+    assert len(seen[0]) == 4
+    np.testing.assert_array_equal(seen[-1], seen[0])
+
+
+def test_clusters_are_kept_when_training_goes_on_from_the_weights_alone(tmp_path):
+    from swin_keras.compression import Clustering, Pruning
+
+    def callbacks():
+        return [Pruning(0.5, begin_step=0, end_step=6, frequency=2), Clustering(6, 6)]
+
+    for at in (1, 2):
+        whole = build(drop_path_rate=0.0)
+        fit(whole, callbacks(), epochs=4)
+        first = build(drop_path_rate=0.0)
+        fit(first, callbacks(), epochs=at)
+        first.save_weights(tmp_path / "epoch.weights.h5")
+        second = build(drop_path_rate=0.0)
+        second.optimizer.build(second.trainable_variables)
+        second.load_weights(tmp_path / "epoch.weights.h5")
+        fit(second, callbacks(), epochs=4, initial_epoch=at)
+        for one, other in zip(whole.get_weights(), second.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_the_zeros_of_a_pruned_kernel_stay_zeros():
     from swin_keras.compression import Clustering, Pruning
 
@@ -124,6 +170,8 @@ def test_what_cannot_be_clustered_is_refused():
     for clusters in (1, 257, 16.5, "16", True):
         with pytest.raises(ValueError, match="`clusters` must be a whole number from 2 to 256"):
             Clustering(clusters)
+    with pytest.raises(ValueError, match="`begin_step` must be a whole number.*begin_step=-1"):
+        Clustering(8, begin_step=-1)
     rounding = quantization_aware(build(), "dynamic_int8")
     rounding.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(ValueError, match="does not round"):

@@ -93,20 +93,93 @@ def test_masks_are_kept_when_training_goes_on_from_the_weights_alone(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_sparsity_is_reached_at_the_end_whatever_the_frequency_and_the_steps_of_an_execution():
+    from swin_keras.compression import Pruning, sparsity
+
+    model = build()
+    fit(model, [Pruning(0.5, begin_step=1, end_step=5, frequency=100)])
+    assert abs(sparsity(model) - 0.5) < 0.01
+    model = build()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=3)
+    fit(model, [Pruning(0.5, begin_step=1, end_step=5, frequency=3)])
+    assert abs(sparsity(model) - 0.5) < 0.01
+
+
+def test_a_model_that_is_not_pruned_yet_is_pruned_when_fit_begins_at_a_later_epoch():
+    from swin_keras.compression import Pruning, sparsity
+
+    for pruning, expected in ((Pruning(0.4), 0.4), (Pruning("2:4"), 0.5)):
+        model = build()
+        fit(model, [pruning], epochs=4, initial_epoch=3)
+        assert abs(sparsity(model) - expected) < 0.01
+
+
+def test_zeros_of_a_pruned_model_stay_at_any_learning_rate_and_where_less_is_asked():
+    from swin_keras.compression import Pruning
+
+    model = build()
+    fit(model, [Pruning(0.6)], epochs=1)
+    zeros = [array == 0 for array in arrays(model)]
+    model.optimizer.learning_rate = 0.1
+    for pruning in (Pruning(0.6), Pruning(0.6, end_step=6, frequency=2), Pruning(0.3)):
+        fit(model, [pruning])
+        for array, old in zip(arrays(model), zeros, strict=True):
+            np.testing.assert_array_equal(array == 0, old)
+
+
+def test_a_kernel_that_begins_as_zeros_learns():
+    from swin_keras.compression import Pruning
+
+    model = build()
+    head = model.get_layer("head")
+    head.kernel.assign(keras.ops.zeros_like(head.kernel))
+    fit(model, [Pruning(0.5, begin_step=3, end_step=7, frequency=1)])
+    assert abs(np.mean(np.array(head.kernel) == 0) - 0.5) < 0.02
+
+
+def test_averages_of_an_optimizer_are_pruned_and_clustered_at_the_end():
+    from swin_keras.compression import Clustering, Pruning, sparsity
+
+    model = build()
+    model.compile(keras.optimizers.Adam(1e-2, use_ema=True), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    fit(model, [Pruning(0.5), Clustering(8)])
+    assert abs(sparsity(model) - 0.5) < 0.02
+    assert all(len(np.unique(array)) <= 8 for array in arrays(model))
+
+
+def test_data_of_unknown_length_is_counted_as_it_comes():
+    from swin_keras.compression import Pruning, sparsity
+
+    def batches():
+        for start in range(0, 16, 4):
+            yield np.random.default_rng(start).standard_normal((4, 16, 24, 3)).astype("float32"), np.arange(4)
+
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_generator(batches, output_signature=(tf.TensorSpec((4, 16, 24, 3)), tf.TensorSpec((4,), "int64")))
+    model, pruning = build(), Pruning(0.5, begin_step=0, end_step=6, frequency=2)
+    model.fit(data, epochs=2, verbose=0, callbacks=[pruning])
+    assert abs(sparsity(model) - 0.5) < 0.01
+    with pytest.raises(ValueError, match="to go on from epoch 2.*Give `steps_per_epoch`"):
+        model.fit(data, epochs=3, initial_epoch=2, verbose=0, callbacks=[pruning])
+
+
 def test_the_mask_holds_on_several_devices():
     """In a process of its own, which begins with two logical CPUs."""
     program = """
 import keras, numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], 2 * [tf.config.LogicalDeviceConfiguration()])
 import swin_keras
-from swin_keras.compression import Pruning, sparsity, quantization_aware
+from swin_keras.compression import Clustering, Pruning, sparsity, quantization_aware
+from swin_keras.compression.kernels import kernels
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 sizes = dict(embed_dim=8, depths=(1,), num_heads=(2,), window_size=2, num_classes=3, input_shape=(8, 8, 3))
 x, y = np.random.default_rng(0).standard_normal((16, 8, 8, 3)).astype("float32"), np.arange(16) % 3
 with strategy.scope():
     model = swin_keras.create_model("swin_tiny_patch4_window7_224", **sizes)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[Pruning(0.5)])
+model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[Pruning(0.5, 0, 3, 1), Clustering(8, 3)])
+assert all(len(np.unique(kernel)) <= 8 for kernel in kernels(model))
 copies = [[np.array(value) for value in strategy.experimental_local_results(weight.value)] for weight in model.weights]
 assert all(len(values) == 2 and np.array_equal(*values) for values in copies)
 print("sparsity", sparsity(model))
