@@ -40,14 +40,14 @@ class Compression:
             begin = round((_BEGIN if from_weights else _BEGIN_FROM_NOTHING) * steps)
             found.append(Pruning(self.sparsity, begin, self.last_step(steps, from_weights), max(1, steps // _CHANGES)))
         if self.clusters is not None:
-            found.append(Clustering(self.clusters))
+            found.append(Clustering(self.clusters, self.last_step(steps, from_weights)))
         return found
 
     def last_step(self, steps, from_weights):
         """Returns the step after which weights are compressed as far as asked, of as many as `callbacks` is given."""
         if self.sparsity is None:
             return 0
-        return round((_END if from_weights else _END_FROM_NOTHING) * steps)
+        return min(round((_END if from_weights else _END_FROM_NOTHING) * steps), steps - 1)
 
     def check(self, recipe, from_weights):
         """Refuses a recipe of `training` that does not go with it."""
@@ -88,7 +88,10 @@ def find_compression(words):
     Raises:
         ValueError: If a word is unknown or out of its range, or two do not go together.
     """
-    words = [words] if isinstance(words, str) else list(words or ())
+    words = () if words is None else words
+    if not isinstance(words, (str, list, tuple)):
+        raise ValueError(f"`compress` takes strings: {_EXPECTED}. Received: {words!r}.")
+    words = [words] if isinstance(words, str) else list(words)
     found = {}
     for word in words:
         kind, _, value = word.partition(":") if isinstance(word, str) else (None, None, None)

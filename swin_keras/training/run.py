@@ -352,6 +352,8 @@ def _holds_run(workdir, config):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{str(path)!r} is damaged ({error}). Choose another workdir.") from error
         here, there = _flat(json.loads(json.dumps(config))), _flat(found)
+        # Only of a run with it does the record say `compress`: one without is another run too.
+        here.setdefault("compress", None)
         differing = [key for key, value in here.items() if there.get(key) != value]
         # Pictures that stopped the first epoch may have been repaired since.
         begun = names - {"config.json", _PARTIAL_CONFIG, "tensorboard"}

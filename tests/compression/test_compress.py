@@ -36,6 +36,8 @@ def test_words_say_what_is_done(words, expected):
         (["qat:float16"], "`qat` takes one of dynamic_int8"),
         (["shrink:2"], "`compress` takes prune:2:4.*Received: 'shrink:2'"),
         ([5], "Received: 5"),
+        (5, "`compress` takes strings: prune:2:4.*Received: 5"),
+        (["prune:nan"], "above 0 and below 1. Received: 'prune:nan'"),
         (["prune:0.5", "prune:2:4"], "each kind once"),
         (["cluster:16", "qat:hybrid_int8"], "do not go together: .*clusters would not last"),
     ],
@@ -65,6 +67,17 @@ def test_recipes_that_do_not_go_with_it_are_refused(words, settings, weights, me
         find_compression(words).check(training.find_recipe("small", settings), weights)
 
 
+def test_a_run_of_few_steps_is_compressed_before_it_ends_and_clusters_what_is_left():
+    from swin_keras.compression import find_compression
+
+    both = find_compression(["prune:0.5", "cluster:16"])
+    assert [both.last_step(steps, False) for steps in (1, 2, 3, 4, 100)] == [0, 1, 2, 3, 75]
+    assert both.last_step(100, True) == 50
+    pruning, clustering = both.callbacks(100, True)
+    assert clustering._begin == pruning._end == 50
+    assert find_compression("cluster:16").callbacks(100, True)[0]._begin == 0
+
+
 @pytest.fixture
 def trained(quick_digits, tmp_path):
     """The path of a model that was trained on the digits for an epoch."""
@@ -89,6 +102,18 @@ def test_a_pruned_run_keeps_an_epoch_that_is_pruned_all_through(trained, tmp_pat
     )
     assert abs(compression.sparsity(model) - 0.5) < 0.005
     assert json.loads((tmp_path / "run" / "config.json").read_text())["compress"] == ["prune:0.5"]
+    for compress, here in (((), "None"), ("prune:0.4", "prune:0.4")):
+        with pytest.raises(ValueError, match=rf"holds another run \(compress \['prune:0.5'\] there, .*{here}"):
+            training.train(
+                "digits",
+                "swin_nano_patch4_window4_32",
+                tmp_path / "run",
+                epochs=4,
+                settings=RECIPE,
+                weights=trained,
+                compress=compress,
+                log=lambda line: None,
+            )
 
 
 def test_a_run_for_integers_resumes_to_the_same_weights_and_its_export_rounds_as_it_did(trained, tmp_path, run_command):
