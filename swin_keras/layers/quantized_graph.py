@@ -100,6 +100,11 @@ class _Run:
         with keras.name_scope(operator["name"]):
             outputs = OPERATORS[operator["kind"]](self.lead, *inputs, **operator["options"])
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        if operator["kind"] == "RSQRT" and operator["rounding"][0] is not None and not self.layer.deployed:
+            # Of what was rounded to zero the runtime gives the end of the range; infinity would become the range itself.
+            known = inputs[0] > 0
+            high = self._range(operator["rounding"][0])[1]
+            outputs = [ops.where(known, ops.rsqrt(ops.where(known, inputs[0], 1.0)), high)]
         for number, output, rounding in zip(operator["outputs"], outputs, operator["rounding"], strict=True):
             self.tensors[number] = output
             self._observe(number)

@@ -145,3 +145,20 @@ def test_a_saved_model_reloads_with_the_same_output(drawn, tmp_path):
     layer.ranges.assign(np.array([[-3, 4], [-9, 9]], "float32"))
     model.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(convert_to_numpy(call(keras.models.load_model(tmp_path / "model.keras"), x)), convert_to_numpy(call(model, x)))
+
+
+def test_the_root_of_what_was_rounded_to_zero_is_the_end_of_its_range_as_in_the_runtime(rng):
+    product = {"kind": "MUL", "name": "m", "inputs": [0, {"weight": "w"}], "outputs": [1], "options": {}, "rounding": [integers(8, range=0)]}
+    root = {"kind": "RSQRT", "name": "r", "inputs": [1], "outputs": [2], "options": {}, "rounding": [integers(8, range=1)]}
+    weights = {"w": {"shape": [5], "trained": True, "bits": None, "shared": 0}}
+    image = keras.Input((1, 3, 5))
+    layer = QuantizedGraph({"operators": [product, root], "outputs": [2], "weights": weights, "ranges": [1, 2]}, momentum=0.5)
+    model = keras.Model(image, layer(image)[0])
+    layer.weight("w").assign(np.ones(5, "float32"))
+    layer.ranges.assign(np.array([[0, 4], [0, 6]], "float32"))
+    x = rng.uniform(0.5, 4, (2, 1, 3, 5)).astype("float32")
+    x[0, 0, 1, 2] = 0.001
+    assert abs(convert_to_numpy(call(model, x))[0, 0, 1, 2] - 6) < 1e-5
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    model.fit(x, np.ones_like(x), epochs=2, verbose=0)
+    assert all(np.isfinite(convert_to_numpy(weight)).all() for weight in layer.weights) and convert_to_numpy(layer.ranges)[1, 1] == 6
