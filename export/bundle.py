@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import pathlib
 import time
+import zlib
 
 import keras
 import numpy as np
@@ -150,9 +151,11 @@ def export_bundle(
             else:
                 measured = export.write_file(recipe, partial / f"{recipe}.tflite", labels, percentile, accuracy_budget)
             measured["bytes"] = sum(path.stat().st_size for path in _files(partial, recipe))
+            measured["zipped_bytes"] = sum(len(zlib.compress(path.read_bytes())) for path in _files(partial, recipe))
             report["recipes"][recipe] = measured
             _check_accuracy(recipe, measured["top1"], export.keras_top1, max_accuracy_loss)
-            log(f"{recipe}: {measured['bytes'] / 1e6:.2f} MB, SNR {measured['fidelity']['snr_db']:.1f} dB")
+            size, zipped = (measured[key] / 1e6 for key in ("bytes", "zipped_bytes"))
+            log(f"{recipe}: {size:.2f} MB ({zipped:.2f} MB zipped), SNR {measured['fidelity']['snr_db']:.1f} dB")
         export.add_latencies(report["recipes"])
         reports.write(report, partial)
         if labels is not None:
