@@ -104,7 +104,7 @@ def _parser():
         action="append",
         default=[],
         metavar="HOW",
-        help="prune:2:4, prune:0.5, cluster:16 or qat:hybrid_int8; repeats: docs/compression.md",
+        help="prune:2:4, prune:0.5, cluster:16 or qat:hybrid_int8; for several, give --compress again: docs/compression.md",
     )
     command.add_argument("--strategy", default="auto", metavar="NAME", help="auto (the default), one, mirrored, multiworker or tpu")
     command.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its sets")

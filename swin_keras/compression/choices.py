@@ -2,7 +2,11 @@
 
 import dataclasses
 
+import keras
+import numpy as np
+
 from swin_keras.compression.clustering import ROUNDS_AND_CLUSTERS, Clustering
+from swin_keras.compression.kernels import kernels, sparsity
 from swin_keras.compression.pruning import Pruning
 from swin_keras.export.recipes import INTEGER_RECIPES
 
@@ -48,6 +52,16 @@ class Compression:
         if self.sparsity is None:
             return 0
         return min(round((_END if from_weights else _END_FROM_NOTHING) * steps), steps - 1)
+
+    def describe(self, model):
+        """Returns lines that say what a trained model has of it."""
+        lines = []
+        if self.sparsity is not None:
+            lines.append(f"{100 * sparsity(model):.1f} % of the weights of dense layers are zeros")
+        if self.clusters is not None:
+            most = max(len(np.unique(keras.ops.convert_to_numpy(kernel))) for kernel in kernels(model))
+            lines.append(f"a dense layer has at most {most} distinct weights")
+        return lines
 
     def check(self, recipe, from_weights):
         """Refuses a recipe of `training` that does not go with it."""
@@ -114,19 +128,19 @@ def _sparsity(value, word):
     except ValueError:
         fraction = None
     if fraction is None or not 0 < fraction < 1:
-        raise ValueError(f"`prune` takes 2:4 or a fraction above 0 and below 1. Received: {word!r}.")
+        raise ValueError(f"`prune` takes 2:4 or a fraction above 0 and below 1, as in prune:0.5. Received: {word!r}.")
     return fraction
 
 
 def _clusters(value, word):
     if not value.isdecimal() or not 2 <= int(value) <= 256:
-        raise ValueError(f"`cluster` takes a whole number from 2 to 256. Received: {word!r}.")
+        raise ValueError(f"`cluster` takes a whole number from 2 to 256, as in cluster:16. Received: {word!r}.")
     return int(value)
 
 
 def _quantization(value, word):
     if value not in INTEGER_RECIPES:
-        raise ValueError(f"`qat` takes one of {', '.join(INTEGER_RECIPES)}. Received: {word!r}.")
+        raise ValueError(f"`qat` takes one of {', '.join(INTEGER_RECIPES)}, as in qat:hybrid_int8. Received: {word!r}.")
     return value
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from swin_keras.compression import find_compression, quantization_aware
+from swin_keras.export.recipes import RECIPES as FILES
 from swin_keras.models import create_model, create_simmim, get_variant, random_mask
 from swin_keras.models.variants import published_weights
 from swin_keras.training.callbacks import Keeper, LearningRate, Progress, TensorBoardLog, write
@@ -137,7 +138,7 @@ def train(
     _holds_run(workdir, config)
     if (workdir / "final.keras").is_file():
         log(f"{workdir} holds the finished run; to train on, take its model.keras as `weights` of another")
-        return _load_best(workdir)
+        return _load_best(workdir, compression, log)
 
     count = images.count("train")
     if isinstance(images, FolderData) and in_memory(images, recipe):
@@ -174,6 +175,8 @@ def train(
     with stops_with_the_others(distribution):
         first_epoch = keeper.restore(model)
     agree(distribution, first_epoch, "the last finished epoch", f"Put {str(workdir)!r} on a disk that all workers share.")
+    if compressed > 1:
+        log(f"model.keras is the best of the epochs from {compressed} on, which are pruned all through")
     if first_epoch:
         log(f"resumed from epoch {first_epoch} of {recipe.epochs}")
     elif recipe.jit_compile and replicas > 1:
@@ -209,14 +212,17 @@ def train(
     best = keeper.best_row()
     reached = f"accuracy {100 * best['val_accuracy']:.2f} %" if "val_accuracy" in best else f"loss {best['val_loss']:.4f}"
     log(f"best epoch {best['epoch']}: validation {reached}")
-    return _load_best(workdir)
+    return _load_best(workdir, compression, log)
 
 
-def _load_best(workdir):
+def _load_best(workdir, compression, log):
     try:
-        return keras.models.load_model(workdir / "model.keras")
+        model = keras.models.load_model(workdir / "model.keras")
     except Exception as error:  # Keras raises whatever its parts raise on a damaged file.
         raise ValueError(f"{str(workdir / 'model.keras')!r} is damaged ({error}). Take final.keras, or train again in another workdir.") from error
+    for line in compression.describe(model):
+        log(line)
+    return model
 
 
 def find_recipe(recipe, settings=None, epochs=None, batch_size=None):
@@ -311,9 +317,13 @@ def build_model(variant, recipe, num_classes=None, weights=None, precision=None,
 
 def _rounding(model, recipe, images, log):
     """Makes the model that trains another for a recipe of integers."""
-    log(f"{recipe}: finding where its file rounds, and on {CALIBRATION_PICTURES} training pictures in which ranges")
+    if not FILES[recipe].calibrated:
+        log(f"{recipe}: finding where its file rounds")
+        return quantization_aware(model, recipe)
     with images.reading():
-        return quantization_aware(model, recipe, images.sample("train", CALIBRATION_PICTURES))
+        pictures = images.sample("train", CALIBRATION_PICTURES)
+        log(f"{recipe}: finding where its file rounds, and on {len(pictures)} training pictures in which ranges")
+        return quantization_aware(model, recipe, pictures)
 
 
 def _copy_of(model, **_):

@@ -1,10 +1,12 @@
 """`train --compress`: words, what goes together, and runs."""
 
+import contextlib
 import csv
 import json
 
 import keras
 import pytest
+import tiny
 
 RECIPE = {"learning_rate": 1e-3, "warmup_epochs": 0, "jit_compile": False}
 
@@ -30,7 +32,7 @@ def test_words_say_what_is_done(words, expected):
     "words, message",
     [
         (["prune"], "`prune` takes 2:4 or a fraction"),
-        (["prune:1.5"], "above 0 and below 1. Received: 'prune:1.5'"),
+        (["prune:1.5"], "above 0 and below 1, as in prune:0.5. Received: 'prune:1.5'"),
         (["prune:4:2"], "`prune` takes 2:4"),
         (["cluster:1"], "from 2 to 256"),
         (["qat:float16"], "`qat` takes one of dynamic_int8"),
@@ -90,17 +92,14 @@ def trained(quick_digits, tmp_path):
 def test_a_pruned_run_keeps_an_epoch_that_is_pruned_all_through(trained, tmp_path):
     from swin_keras import compression, training
 
-    model = training.train(
-        "digits",
-        "swin_nano_patch4_window4_32",
-        tmp_path / "run",
-        epochs=4,
-        settings=RECIPE,
-        weights=trained,
-        compress="prune:0.5",
-        log=lambda line: None,
-    )
+    lines, again = [], []
+    arguments = {"epochs": 4, "settings": RECIPE, "weights": trained, "compress": "prune:0.5"}
+    model = training.train("digits", "swin_nano_patch4_window4_32", tmp_path / "run", **arguments, log=lines.append)
     assert abs(compression.sparsity(model) - 0.5) < 0.005
+    assert "model.keras is the best of the epochs from 3 on, which are pruned all through" in lines
+    training.train("digits", "swin_nano_patch4_window4_32", tmp_path / "run", **arguments, log=again.append)
+    for said in (lines, again):
+        assert said[-1] == f"{100 * compression.sparsity(model):.1f} % of the weights of dense layers are zeros"
     assert json.loads((tmp_path / "run" / "config.json").read_text())["compress"] == ["prune:0.5"]
     for compress, here in (((), "None"), ("prune:0.4", "prune:0.4")):
         with pytest.raises(ValueError, match=rf"holds another run \(compress \['prune:0.5'\] there, .*{here}"):
@@ -114,6 +113,33 @@ def test_a_pruned_run_keeps_an_epoch_that_is_pruned_all_through(trained, tmp_pat
                 compress=compress,
                 log=lambda line: None,
             )
+
+
+def test_what_became_of_the_weights_is_said():
+    from swin_keras.compression import Clustering, Compression, Pruning
+
+    model = tiny.build()
+    tiny.fit(model, [Pruning("2:4")])
+    assert Compression("2:4").describe(model) == ["50.0 % of the weights of dense layers are zeros"]
+    tiny.fit(model, [Clustering(4)])
+    assert Compression(clusters=4).describe(model) == ["a dense layer has at most 4 distinct weights"]
+    assert Compression(quantization="dynamic_int8").describe(model) == []
+
+
+@pytest.mark.parametrize("recipe, said", [("dynamic_int8", "file rounds"), ("hybrid_int8", "and on 6 training pictures in which ranges")])
+def test_pictures_are_told_of_where_ranges_come_from_them(monkeypatch, recipe, said):
+    from swin_keras.training import run
+
+    class Images:
+        reading = contextlib.nullcontext
+
+        def sample(self, split, count):
+            return [None] * 6
+
+    monkeypatch.setattr(run, "quantization_aware", lambda *arguments: None)
+    lines = []
+    run._rounding(None, recipe, Images(), lines.append)
+    assert len(lines) == 1 and lines[0].startswith(recipe) and lines[0].endswith(said)
 
 
 def test_a_run_for_integers_resumes_to_the_same_weights_and_its_export_rounds_as_it_did(trained, tmp_path, run_command):
