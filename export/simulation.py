@@ -380,7 +380,8 @@ def same_roundings(one, other):
 
 
 class _Canonical:
-    """What a graph computes, without names and order: each tensor has a key that says how it comes about from the picture, but for roundings.
+    """What a graph computes, without names and order: each tensor has a key that says how it comes about from the picture, but for roundings, and
+    to which outputs it leads: heads alike differ in that.
 
     Attributes:
         keys: Dictionary from numbers of tensors to keys.
@@ -389,6 +390,11 @@ class _Canonical:
 
     def __init__(self, graph):
         self.keys, rules, self.operators = {0: "picture"}, {}, []
+        reached = {number: {place} for place, number in enumerate(graph["outputs"])}
+        for entry in reversed(graph["operators"]):
+            places = set().union(*(reached.get(number, ()) for number in entry["outputs"]))
+            for number in (x for x in entry["inputs"] if isinstance(x, int)):
+                reached[number] = reached.get(number, set()) | places
 
         def rule_of(rule):
             return rule and {key: self.keys[graph["ranges"][value]] if key == "range" else value for key, value in rule.items()}
@@ -405,7 +411,8 @@ class _Canonical:
 
         for entry in graph["operators"]:
             tensors = [x for x in entry["inputs"] if isinstance(x, int)]
-            text = json.dumps([entry["kind"], entry["options"], [content_of(x) for x in entry["inputs"]]])
+            places = sorted(set().union(*(reached.get(number, ()) for number in entry["outputs"])))
+            text = json.dumps([entry["kind"], entry["options"], [content_of(x) for x in entry["inputs"]], places])
             key = hashlib.sha256(text.encode()).hexdigest()[:16]
             for place, number in enumerate(entry["outputs"]):
                 self.keys[number] = self.keys[tensors[0]] if entry["kind"] == "ROUND" else f"{key}:{place}"

@@ -40,6 +40,8 @@ class QuantizedGraph(keras.layers.Layer):
         self.graph = graph
         self.momentum = momentum
         self.deployed = deployed
+        # XLA takes minutes to compile a training step that rounds, and Keras takes XLA on a GPU if nothing is said.
+        self.supports_jit = keras.backend.backend() != "tensorflow"
 
     def build(self, input_shape):
         self.input_spec = keras.layers.InputSpec(shape=(None, *input_shape[1:]))

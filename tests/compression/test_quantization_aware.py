@@ -72,6 +72,19 @@ def test_other_families_and_outputs_round_as_their_file_does(name, overrides, pi
     assert report["recipes"]["hybrid_int8"]["fidelity"]["snr_db"] >= 35
 
 
+def test_heads_alike_keep_their_own_ranges(pictures, tmp_path):
+    from swin_keras import compression, export
+
+    body = build()
+    features = body.layers[-2].output
+    outputs = [keras.layers.Dense(5, kernel_initializer=keras.initializers.RandomNormal(stddev=scale, seed=1))(features) for scale in (0.1, 10.0)]
+    for order in (outputs, outputs[::-1]):
+        model = keras.Model(body.input, order)
+        rounding = compression.quantization_aware(model, "full_int8", pictures)
+        report = export.export_bundle(rounding, tmp_path / "bundle", calibration=[pictures])
+        assert report["recipes"]["full_int8"]["fidelity"]["snr_db"] >= 35
+
+
 def test_a_saved_model_in_training_is_loaded_trained_on_and_exported_alike(pictures, rng, tmp_path):
     from swin_keras import compression, export
 
