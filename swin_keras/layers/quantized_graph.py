@@ -146,8 +146,8 @@ class _Run:
     def _step(self, rounding):
         low, high = self._range(rounding)
         if rounding["symmetric"]:
-            return ops.maximum(ops.abs(low), ops.abs(high)) / (2 ** (rounding["bits"] - 1) - 1)
-        return (ops.maximum(high, 0.0) - ops.minimum(low, 0.0)) / (2 ** rounding["bits"] - 1)
+            return ops.maximum(ops.maximum(ops.abs(low), ops.abs(high)), _SMALLEST_RANGE) / (2 ** (rounding["bits"] - 1) - 1)
+        return ops.maximum(ops.maximum(high, 0.0) - ops.minimum(low, 0.0), _SMALLEST_RANGE) / (2 ** rounding["bits"] - 1)
 
     def _round(self, x, rounding):
         return fake_quantize(x, *self._range(rounding), rounding["bits"], rounding["symmetric"])

@@ -85,6 +85,14 @@ def test_heads_alike_keep_their_own_ranges(pictures, tmp_path):
         assert report["recipes"]["full_int8"]["fidelity"]["snr_db"] >= 35
 
 
+@pytest.mark.parametrize("recipe", ["hybrid_int8", "full_int8"])
+def test_ranges_of_blank_pictures_leave_numbers_finite(recipe, pictures):
+    from swin_keras import compression
+
+    rounding = compression.quantization_aware(build(), recipe, np.zeros_like(pictures))
+    assert np.all(np.isfinite(rounding.predict(pictures, verbose=0)))
+
+
 def test_a_saved_model_in_training_is_loaded_trained_on_and_exported_alike(pictures, rng, tmp_path):
     from swin_keras import compression, export
 
