@@ -80,6 +80,7 @@ def test_a_clustered_file_compresses(name, tmp_path):
     assert clustered["dynamic_int8"] < 0.66 * plain["dynamic_int8"]
 
 
+@pytest.mark.slow
 def test_clusters_stay_clusters_in_int8_and_learn_apart_in_training_for_int8(tmp_path):
     from ai_edge_litert.interpreter import Interpreter
 
@@ -132,6 +133,7 @@ def test_a_centroid_stays_where_its_weights_do_not_learn():
     np.testing.assert_array_equal(seen[-1], seen[0])
 
 
+@pytest.mark.slow
 def test_clusters_are_kept_when_training_goes_on_from_the_weights_alone(tmp_path):
     from swin_keras.compression import Clustering, Pruning
 

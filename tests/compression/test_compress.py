@@ -39,7 +39,7 @@ def test_words_say_what_is_done(words, expected):
         (["shrink:2"], "`compress` takes prune:2:4.*Received: 'shrink:2'"),
         ([5], "Received: 5"),
         (5, "`compress` takes strings: prune:2:4.*Received: 5"),
-        (["prune:nan"], "above 0 and below 1. Received: 'prune:nan'"),
+        (["prune:nan"], "above 0 and below 1, as in prune:0.5. Received: 'prune:nan'"),
         (["prune:0.5", "prune:2:4"], "each kind once"),
         (["cluster:16", "qat:hybrid_int8"], "do not go together: .*clusters would not last"),
     ],
@@ -142,6 +142,7 @@ def test_pictures_are_told_of_where_ranges_come_from_them(monkeypatch, recipe, s
     assert len(lines) == 1 and lines[0].startswith(recipe) and lines[0].endswith(said)
 
 
+@pytest.mark.slow
 def test_a_run_for_integers_resumes_to_the_same_weights_and_its_export_rounds_as_it_did(trained, tmp_path, run_command):
     import numpy as np
 

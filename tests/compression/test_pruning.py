@@ -164,6 +164,7 @@ def test_data_of_unknown_length_is_counted_as_it_comes():
         model.fit(data, epochs=3, initial_epoch=2, verbose=0, callbacks=[pruning])
 
 
+@pytest.mark.slow
 def test_the_mask_holds_on_several_devices():
     """In a process of its own, which begins with two logical CPUs."""
     program = """

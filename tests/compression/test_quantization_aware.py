@@ -25,7 +25,9 @@ def train(model, pictures, rng, steps=6):
     return model.fit(pictures[: 4 * steps], rng.integers(0, 5, 4 * steps), batch_size=4, verbose=0).history["loss"]
 
 
-@pytest.mark.parametrize("recipe", ["dynamic_int4", "dynamic_int8", "hybrid_int8", "full_int8"])
+@pytest.mark.parametrize(
+    "recipe", ["hybrid_int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dynamic_int4", "dynamic_int8", "full_int8"))]
+)
 def test_the_file_computes_what_training_simulated(recipe, pictures, rng, tmp_path):
     from swin_keras import compression, export
 
