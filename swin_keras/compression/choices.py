@@ -8,7 +8,7 @@ import numpy as np
 from swin_keras.compression.clustering import ROUNDS_AND_CLUSTERS, Clustering
 from swin_keras.compression.kernels import kernels, sparsity
 from swin_keras.compression.pruning import Pruning
-from swin_keras.export.recipes import INTEGER_RECIPES
+from swin_keras.export.recipes import INTEGER_RECIPES, RECIPES
 
 _EXPECTED = "prune:2:4, prune:FRACTION such as prune:0.5, cluster:NUMBER such as cluster:16, or qat:RECIPE such as qat:hybrid_int8"
 # Of a training that begins with weights: when the first and the last become zeros. The others learn on for as long.
@@ -31,6 +31,11 @@ class Compression:
     sparsity: float | str | None = None
     clusters: int | None = None
     quantization: str | None = None
+
+    @property
+    def needs_calibration(self):
+        """Whether ranges of activations are found on pictures before training."""
+        return self.quantization is not None and RECIPES[self.quantization].calibrated
 
     def callbacks(self, steps, from_weights):
         """Returns the callbacks that do it.

@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 
 from swin_keras.compression import find_compression, quantization_aware
-from swin_keras.export.recipes import RECIPES as FILES
 from swin_keras.models import create_model, create_simmim, get_variant, random_mask
 from swin_keras.models.variants import published_weights
 from swin_keras.training.callbacks import Keeper, LearningRate, Progress, TensorBoardLog, write
@@ -150,7 +149,7 @@ def train(
     build = functools.partial(build_model, variant, recipe, len(images.labels))
     if compression.quantization:
         # Outside the scope: the converter takes no variables of several devices.
-        build = functools.partial(_copy_of, _rounding(build(weights=weights, log=log), compression.quantization, images, log))
+        build = functools.partial(_copy_of, _rounding(build(weights=weights, log=log), compression, images, log))
     with stops_with_the_others(distribution), distribution.scope():
         model = build(weights=weights, log=log)
         if recipe.frozen_stages is not None:
@@ -315,9 +314,10 @@ def build_model(variant, recipe, num_classes=None, weights=None, precision=None,
         keras.config.set_dtype_policy(policy)
 
 
-def _rounding(model, recipe, images, log):
+def _rounding(model, compression, images, log):
     """Makes the model that trains another for a recipe of integers."""
-    if not FILES[recipe].calibrated:
+    recipe = compression.quantization
+    if not compression.needs_calibration:
         log(f"{recipe}: finding where its file rounds")
         return quantization_aware(model, recipe)
     with images.reading():

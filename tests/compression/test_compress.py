@@ -128,6 +128,7 @@ def test_what_became_of_the_weights_is_said():
 
 @pytest.mark.parametrize("recipe, said", [("dynamic_int8", "file rounds"), ("hybrid_int8", "and on 6 training pictures in which ranges")])
 def test_pictures_are_told_of_where_ranges_come_from_them(monkeypatch, recipe, said):
+    from swin_keras.compression import Compression
     from swin_keras.training import run
 
     class Images:
@@ -138,7 +139,7 @@ def test_pictures_are_told_of_where_ranges_come_from_them(monkeypatch, recipe, s
 
     monkeypatch.setattr(run, "quantization_aware", lambda *arguments: None)
     lines = []
-    run._rounding(None, recipe, Images(), lines.append)
+    run._rounding(None, Compression(quantization=recipe), Images(), lines.append)
     assert len(lines) == 1 and lines[0].startswith(recipe) and lines[0].endswith(said)
 
 
