@@ -25,14 +25,10 @@ def centre(kernel, bias):
     return kernel - kernel.mean(axis=-1, keepdims=True), bias - bias.mean()
 
 
-def is_pruned(kernel):
-    """Whether a kernel has so many zeros that they are no chance."""
-    return bool(np.mean(kernel == 0) >= 0.1)
-
-
 def is_compressed(kernel):
     """Whether a kernel was pruned or clustered: taking out a mean would undo it."""
-    return is_pruned(kernel) or len(np.unique(kernel)) <= min(256, kernel.size // 4)
+    zeros = np.mean(kernel == 0)
+    return bool(zeros >= 0.1 or len(np.unique(kernel)) <= min(256, kernel.size // 4))
 
 
 def fold_bias_and_mask(table, window_size, grid, shift_size):

@@ -391,8 +391,12 @@ class _Canonical:
     def __init__(self, graph):
         self.keys, rules, self.operators = {0: "picture"}, {}, []
         reached = {number: {place} for place, number in enumerate(graph["outputs"])}
+
+        def places_of(entry):
+            return set().union(*(reached.get(number, ()) for number in entry["outputs"]))
+
         for entry in reversed(graph["operators"]):
-            places = set().union(*(reached.get(number, ()) for number in entry["outputs"]))
+            places = places_of(entry)
             for number in (x for x in entry["inputs"] if isinstance(x, int)):
                 reached[number] = reached.get(number, set()) | places
 
@@ -411,8 +415,7 @@ class _Canonical:
 
         for entry in graph["operators"]:
             tensors = [x for x in entry["inputs"] if isinstance(x, int)]
-            places = sorted(set().union(*(reached.get(number, ()) for number in entry["outputs"])))
-            text = json.dumps([entry["kind"], entry["options"], [content_of(x) for x in entry["inputs"]], places])
+            text = json.dumps([entry["kind"], entry["options"], [content_of(x) for x in entry["inputs"]], sorted(places_of(entry))])
             key = hashlib.sha256(text.encode()).hexdigest()[:16]
             for place, number in enumerate(entry["outputs"]):
                 self.keys[number] = self.keys[tensors[0]] if entry["kind"] == "ROUND" else f"{key}:{place}"
