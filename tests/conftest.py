@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDENS = ROOT / "tests" / "goldens"
 
+# A shell's job in the background ignores Ctrl-C, and would hand that on to each program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # As swin_keras sets it, which many tests import after Keras.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # JAX compiles every operation for every shape; on models this small that takes most of a test, and optimizing it more than it saves.

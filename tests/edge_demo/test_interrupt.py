@@ -20,9 +20,7 @@ INTERRUPTED = (
 
 
 def run(*arguments, cwd):
-    # What runs the tests may ignore Ctrl-C, as a shell's jobs in the background do, and a process hands that on.
-    reset = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    command = [sys.executable, "-c", reset, *arguments]
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=cwd, env={**os.environ, "PYTHONPATH": f"{cwd}{os.pathsep}{ROOT}"}, capture_output=True, text=True, check=False)
 
 

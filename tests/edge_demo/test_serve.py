@@ -445,9 +445,7 @@ def test_it_listens_on_loopback_and_elsewhere_only_when_told_to_which_it_says(bu
     (port,) = free_ports(1)
     (tmp_path / "edge_demo").symlink_to(ROOT / "edge_demo")
     code = (
-        # What is started in the background may have been told to leave Ctrl-C alone.
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from edge_demo import serve, __main__ as m; serve.RUNTIME = 'index.html'; "
+        "import sys; from edge_demo import serve, __main__ as m; serve.RUNTIME = 'index.html'; "
         "sys.exit(m.main(add_arguments=serve.add_arguments, run=serve.run))"
     )
     command = [sys.executable, "-c", code, "--bundle", bundle, "--port", str(port)] + (["--host", host] if noted else [])
