@@ -50,7 +50,7 @@ def moving_average(model, recipe, pictures):
     """The ranges that the quantizer itself finds."""
     from litert_quantizer.quantizer import Quantizer
 
-    quantizer = Quantizer(model, recipes.RECIPES[recipe].quantization(model, ()).get_quantization_recipe())
+    quantizer = Quantizer(model, recipes.RECIPES[recipe].quantization(model, (), False).get_quantization_recipe())
     return quantizer.calibrate({"serving_default": [{"image": picture[None]} for picture in pictures]}, num_threads=2)
 
 
@@ -65,7 +65,7 @@ def plain(model, recipe, pictures):
     """A file by the quantizer as it comes: its own calibration, masks as they are."""
     from litert_quantizer.quantizer import Quantizer
 
-    quantizer = Quantizer(model, recipes.RECIPES[recipe].quantization(model, ()).get_quantization_recipe())
+    quantizer = Quantizer(model, recipes.RECIPES[recipe].quantization(model, (), False).get_quantization_recipe())
     with silence():
         return bytes(quantizer.quantize(moving_average(model, recipe, pictures)).quantized_model)
 
@@ -78,7 +78,7 @@ def without_clip(model, recipe, pictures):
     for picture in pictures:
         for name, limits in moving_average(model, recipe, [picture]).items():
             ranges[name] = min_max_update(ranges.get(name), limits) if limits else limits
-    quantizer = Quantizer(model, recipes.RECIPES[recipe].quantization(model, ()).get_quantization_recipe())
+    quantizer = Quantizer(model, recipes.RECIPES[recipe].quantization(model, (), False).get_quantization_recipe())
     with silence():
         return bytes(quantizer.quantize(ranges).quantized_model)
 

@@ -23,8 +23,8 @@ class Recipe:
         summary: What it is and what is lost.
         min_snr_db: Float. A file whose outputs are further from Keras does not ship. `None` for float32, which is held
             to the largest difference instead.
-        quantization: Function that returns a `RecipeManager` of litert-quantizer, or `None`. It takes a float32 .tflite file, as bytes, and the names
-            of operators that are to stay in float32.
+        quantization: Function that returns a `RecipeManager` of litert-quantizer, or `None`. It takes a float32 .tflite file, as bytes, the names
+            of operators that are to stay in float32, and whether the model is to learn while it rounds.
         calibrated: Boolean. Whether the ranges of activations are fixed, from pictures.
         everything: Boolean. Whether all operators compute in integers, not the matrix products alone.
         clips_masks: Boolean. Whether attention logits have so few steps that the mask must not take most of them.
@@ -43,7 +43,7 @@ class Recipe:
         return self.calibrated or self.quantization in (_dynamic_int4, _dynamic_int8)
 
 
-def _float16(model, keep_float):
+def _float16(model, keep_float, learning):
     from litert_quantizer import algorithm_manager, qtyping, recipe_manager
 
     weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
@@ -61,60 +61,59 @@ _SHORT_SUM = 128
 _SHORT_SUMS_SHARE = 0.01
 
 
-def _dynamic_int8(model, keep_float):
-    from litert_quantizer import recipe, recipe_manager
-
-    manager = recipe_manager.RecipeManager()
-    manager.load_quantization_recipe(recipe.dynamic_wi8_afp32())
-    _leave_float(manager, _products_of_short_sums(model))
-    return manager
-
-
 # Query weights are those of a kernel's clusters times a factor, so that these are up to twice as many.
 _CLUSTERS = 64
 
 
-def _share_scales(manager, model):
-    """Gives one scale to weights that were clustered: a scale for each output would make other integers of one centroid, which do not zip."""
-    from litert_quantizer import qtyping
+def _dynamic_int8(model, keep_float, learning):
+    from litert_quantizer import qtyping, recipe, recipe_manager
 
-    def is_clustered(weight):
-        # A look at some tells most: to sort all of a large model takes long.
-        return weight.size > 4 * _CLUSTERS and all(len(np.unique(part)) <= _CLUSTERS for part in (weight.ravel()[:1000], weight))
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    products = _products_with_weights(model)
+    short = _short_sums(products)
+    _leave_float(manager, short)
+    kind = qtyping.TFLOperationName.FULLY_CONNECTED
+    clustered = [name for name, own, weight in products if own == kind and name not in short and not learning and _is_clustered(weight)]
+    if clustered:
+        # A scale for each output would make other integers of one centroid, which do not zip.
+        manager.add_dynamic_config(_one_of(clustered), kind, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE)
+    return manager
 
-    kind, short = qtyping.TFLOperationName.FULLY_CONNECTED, _products_of_short_sums(model)
+
+def _is_clustered(weight):
+    # A look at some tells most: to sort all of a large model takes long.
+    return weight.size > 4 * _CLUSTERS and all(len(np.unique(part)) <= _CLUSTERS for part in (weight.ravel()[:1000], weight))
+
+
+def _short_sums(products):
+    """Names the products whose sums are short; none if they hold more than few of the weights."""
+    # An operator of several signatures has its weights once.
+    sizes = {name: weight.size for name, _, weight in products}
+    short = list(dict.fromkeys(name for name, _, weight in products if np.prod(weight.shape[1:]) <= _SHORT_SUM))
+    return short if sum(sizes[name] for name in short) <= _SHORT_SUMS_SHARE * sum(sizes.values()) else []
+
+
+def _products_with_weights(model):
+    """Returns the name, as `tflite.operators` gives it, the kind and the weights of each product with weights."""
     named = zip(tflite.operators(model), tflite.weights(model), strict=True)
-    names = [name for (name, own), weight in named if own == kind and name not in short and weight is not None and is_clustered(weight)]
-    if names:
-        manager.add_dynamic_config(_one_of(names), kind, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE)
+    return [(name, kind, weight) for (name, kind), weight in named if kind in ("FULLY_CONNECTED", "CONV_2D") and weight is not None]
 
 
 # How many inputs of an output share a scale, where their number allows: 2 dB more than one scale for all on the digits model, and no larger.
 _BLOCK = 32
 
 
-def _dynamic_int4(model, keep_float):
+def _dynamic_int4(model, keep_float, learning):
     from litert_quantizer import qtyping, recipe_manager
 
     kind = qtyping.TFLOperationName.FULLY_CONNECTED
-    named = zip(tflite.operators(model), tflite.weights(model), strict=True)
-    blocks = [name for (name, own), weight in named if own == kind and weight is not None and weight.shape[1] % _BLOCK == 0]
+    blocks = [name for name, own, weight in _products_with_weights(model) if own == kind and weight.shape[1] % _BLOCK == 0]
     manager = recipe_manager.RecipeManager()
     manager.add_dynamic_config(".*", kind, num_bits=4)
     if blocks:
         manager.add_dynamic_config(_one_of(blocks), kind, num_bits=4, granularity=qtyping.QuantGranularity[f"BLOCKWISE_{_BLOCK}"])
     return manager
-
-
-def _products_of_short_sums(model):
-    """Names the products with weights whose sums are short, as `tflite.operators` does; none if they hold more than few of the weights."""
-    shapes = {}
-    for (name, kind), weight in zip(tflite.operators(model), tflite.weights(model), strict=True):
-        if kind in ("FULLY_CONNECTED", "CONV_2D") and weight is not None:
-            shapes[name] = weight.shape
-    short = [name for name, shape in shapes.items() if np.prod(shape[1:]) <= _SHORT_SUM]
-    weights = {name: np.prod(shape) for name, shape in shapes.items()}
-    return short if sum(weights[name] for name in short) <= _SHORT_SUMS_SHARE * sum(weights.values()) else []
 
 
 def _integers(activation_bits, symmetric, per_channel=True):
@@ -135,7 +134,7 @@ def _add_products(manager, activation_bits):
     manager.add_quantization_config(".*", qtyping.TFLOperationName.BATCH_MATMUL, config)
 
 
-def _hybrid_int8(model, keep_float):
+def _hybrid_int8(model, keep_float, learning):
     from litert_quantizer import qtyping, recipe_manager
 
     manager = recipe_manager.RecipeManager()
@@ -175,7 +174,7 @@ RECIPES = {
     "full_int8": Recipe(
         "int8 between float32 input and output, for accelerators without floats",
         15.0,
-        lambda model, keep_float: _all_integers(8),
+        lambda model, keep_float, learning: _all_integers(8),
         calibrated=True,
         everything=True,
         clips_masks=True,
@@ -183,7 +182,7 @@ RECIPES = {
     "int16x8": Recipe(
         "int16 activations and int8 weights between float32 input and output, for accelerators without floats",
         25.0,
-        lambda model, keep_float: _all_integers(16),
+        lambda model, keep_float, learning: _all_integers(16),
         calibrated=True,
         everything=True,
     ),
@@ -212,7 +211,9 @@ def quantize(float32_model, recipe, ranges=None, keep_float=(), learning=False):
         return float32_model
     from litert_quantizer.quantizer import Quantizer
 
-    quantizer = Quantizer(prepare(float32_model, recipe), _manager(float32_model, recipe, keep_float, learning).get_quantization_recipe())
+    manager = RECIPES[recipe].quantization(float32_model, keep_float, learning)
+    _leave_float(manager, keep_float)
+    quantizer = Quantizer(prepare(float32_model, recipe), manager.get_quantization_recipe())
     with _silence():
         # A copy: it writes into them what it makes of them.
         quantized = bytes(quantizer.quantize(copy.deepcopy(ranges)).quantized_model)
@@ -271,14 +272,6 @@ def _cast_biases(model):
 def prepare(float32_model, recipe):
     """Returns the float32 file that a recipe's quantization begins with."""
     return tflite.clip_masks(float32_model) if RECIPES[recipe].clips_masks else float32_model
-
-
-def _manager(float32_model, recipe, keep_float, learning):
-    manager = RECIPES[recipe].quantization(float32_model, keep_float)
-    if RECIPES[recipe].quantization is _dynamic_int8 and not learning:
-        _share_scales(manager, float32_model)
-    _leave_float(manager, keep_float)
-    return manager
 
 
 def _leave_float(manager, names):
