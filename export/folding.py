@@ -28,7 +28,7 @@ def centre(kernel, bias):
 def is_compressed(kernel):
     """Whether a kernel was pruned or clustered: taking out a mean would undo it."""
     zeros = np.mean(kernel == 0)
-    return bool(zeros >= 0.1 or len(np.unique(kernel)) <= min(256, kernel.size // 4))
+    return bool(zeros >= 0.001 or len(np.unique(kernel)) <= min(256, kernel.size // 4))
 
 
 def fold_bias_and_mask(table, window_size, grid, shift_size):

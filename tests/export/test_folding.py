@@ -16,6 +16,12 @@ def test_centre_takes_the_mean_over_the_channels_away(rng):
     np.testing.assert_allclose(x @ centred_kernel + centred_bias, expected - expected.mean(-1, keepdims=True), atol=1e-12)
 
 
+def test_a_kernel_of_few_zeros_or_few_numbers_is_compressed_and_a_trained_one_is_not(rng):
+    kernel = rng.standard_normal((70, 90)).astype("float32")
+    pruned = np.where(np.abs(kernel) < np.quantile(np.abs(kernel), 0.02), 0, kernel)
+    assert [folding.is_compressed(own) for own in (kernel, pruned, np.round(kernel))] == [False, True, True]
+
+
 def test_bias_and_mask_depend_on_the_offset_and_the_regions(rng):
     table = rng.standard_normal((3 * 5, 2))
     folded = folding.fold_bias_and_mask(table, (2, 3), (4, 6), (1, 1))
