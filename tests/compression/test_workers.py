@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -12,14 +11,20 @@ import pytest
 from conftest import free_ports
 
 NANO = "swin_nano_patch4_window4_32"
+SMALL = {"embed_dim": 12, "depths": (1, 1), "num_heads": (2, 3)}
+# The command line, for a smaller model of the same kind.
+PROGRAM = f"""
+import dataclasses, sys, swin_keras
+from swin_keras.cli import main
+swin_keras.VARIANTS[{NANO!r}] = dataclasses.replace(swin_keras.VARIANTS[{NANO!r}], **{SMALL!r})
+"""
 
 
 def start(workdir, weights, **environment):
-    command = pathlib.Path(sys.executable).parent / "swin-keras"
     what = ["--data", "digits", "--variant", NANO, "--weights", weights, "--compress", "prune:0.5", "--compress", "qat:hybrid_int8"]
-    how = ["--epochs", 2, "--batch-size", 128, "--set", "learning_rate=1e-3", "--workdir", workdir]
-    words = map(str, [command, "train", *what, *how])
-    return subprocess.Popen(words, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    how = ["--epochs", 2, "--batch-size", 256, "--set", "learning_rate=1e-3", "--workdir", workdir]
+    command = [sys.executable, "-c", f"{PROGRAM}sys.exit(main())", "train", *map(str, [*what, *how])]
+    return subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(*processes):
@@ -35,7 +40,7 @@ def test_two_workers_prune_and_round_as_one_does(tmp_path):
     import swin_keras
     from swin_keras import compression, export
 
-    swin_keras.create_model(NANO, num_classes=10).save(tmp_path / "model.keras")
+    swin_keras.create_model(NANO, num_classes=10, **SMALL).save(tmp_path / "model.keras")
     finish(start(tmp_path / "one", tmp_path / "model.keras"))
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
     tasks = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
