@@ -14,6 +14,7 @@ ALLOWED = {
     "weights": {"preprocessing"},
     "models": {"weights", "layers", "preprocessing"},
     "compression": {"models", "layers", "export", "tensorflow"},
+    "tasks": {"models", "layers", "training"},
     "training": {"models", "weights", "layers", "preprocessing", "compression", "edge_demo", "tensorflow", "version"},
     "export": {"models", "weights", "layers", "preprocessing", "edge_demo", "quiet", "tensorflow", "version", "cli"},
     "edge_demo": set(),
