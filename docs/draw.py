@@ -50,6 +50,14 @@ class Drawing:
             for left, right in itertools.pairwise(columns):
                 self.rectangle(x + left * side, y + top * side, (right - left) * side, (bottom - top) * side, stroke=INK, thickness=2.5)
 
+    def line(self, points, colour, dashed=False):
+        """A line through points, with a dot at each."""
+        dash = ' stroke-dasharray="6 4"' if dashed else ""
+        self._parts.append(
+            f'<polyline points="{" ".join(f"{x:.4g},{y:.4g}" for x, y in points)}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
+        )
+        self._parts += [f'<circle cx="{x:.4g}" cy="{y:.4g}" r="3" fill="{colour}"/>' for x, y in points]
+
     def save(self, path):
         width, height = self._size
         head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" font-family="sans-serif">'
