@@ -87,6 +87,16 @@ def quick_digits(monkeypatch):
     monkeypatch.setitem(swin_keras.VARIANTS, nano, small)
 
 
+def load_script(path):
+    """Imports a file that is in no package."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def stored(path):
     """Every array in a .keras or .h5 file, by name."""
     import zipfile

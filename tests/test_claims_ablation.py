@@ -1,23 +1,18 @@
 """The variants of benchmarks/claims/ablation.py are what they say: each differs from the whole model in that and nothing else."""
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT, load_script
 
 SIDE = 32
 
 
 @pytest.fixture(scope="module")
 def ablation():
-    path = pathlib.Path(__file__).parents[1] / "benchmarks" / "claims" / "ablation.py"
-    spec = importlib.util.spec_from_file_location("ablation", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "claims" / "ablation.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,15 @@
 """benchmarks/claims/cost.py and accuracy_latency.py compare what they say, and find the powers by which cost grows."""
 
-import importlib.util
-
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / "claims" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+CLAIMS = ROOT / "benchmarks" / "claims"
 
 
 @pytest.fixture(scope="module")
 def cost():
-    return load("cost")
+    return load_script(CLAIMS / "cost.py")
 
 
 def test_the_vit_is_that_of_the_papers(cost):
@@ -54,7 +47,7 @@ def test_a_table_and_a_picture_are_made_of_measurements(cost, tmp_path):
 
 
 def test_the_peers_have_their_papers_sizes_and_all_are_in_the_table_and_in_the_picture(tmp_path):
-    accuracy = load("accuracy_latency")
+    accuracy = load_script(CLAIMS / "accuracy_latency.py")
     found = accuracy.candidates()
     vit, efficientnet = found[-2:]
     # Without the layer before the head that pre-training has; Tan and Le give 66 million.

@@ -149,6 +149,7 @@ def tiny_checkpoint(tmp_path_factory):
 
 def test_export_tells_the_variant_of_a_checkpoint_from_its_shapes(tiny_checkpoint, tmp_path, capsys, monkeypatch):
     from swin_keras import export
+    from swin_keras.preprocessing import Preprocessing
 
     class Exported(Exception):
         """What would be exported: that takes a minute at this size, and is tried elsewhere."""
@@ -161,6 +162,8 @@ def test_export_tells_the_variant_of_a_checkpoint_from_its_shapes(tiny_checkpoin
         main(["export", str(tiny_checkpoint), "--out", str(tmp_path / "bundle"), "--recipe", "float32"])
     assert "labels: none; preprocessing: the official protocol" in capsys.readouterr().out
     model, arguments = caught.value.args
+    resized = (arguments["preprocessing"] or Preprocessing.official(*model.input_shape[1:3])).to_dict()["resize"]
+    assert list(resized) == [256, 256]
     assert model.name == "swin_tiny_patch4_window7_224" and model.output_shape == (None, 3) and arguments["labels"] is None
     loaded = load_file(tiny_checkpoint)["layers.2.blocks.3.mlp.fc2.weight"].astype("float32")
     np.testing.assert_array_equal(model.get_layer("layers_2_blocks_3").mlp.fc2.kernel, loaded.T)

@@ -1,11 +1,10 @@
 """Runs the Python of every guide, and its commands in blocks of `sh`, block after block, as a reader would."""
 
-import importlib.util
 import re
 import shlex
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 
 from swin_keras.cli import main
 
@@ -45,9 +44,7 @@ def test_the_shapes_of_every_step_are_those_of_the_models(guide):
 
 
 def test_the_pictures_of_the_architecture_are_those_that_the_code_draws(tmp_path):
-    spec = importlib.util.spec_from_file_location("draw", ROOT / "docs" / "draw.py")
-    draw = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(draw)
+    draw = load_script(ROOT / "docs" / "draw.py")
     for one in draw.FIXED:
         one(tmp_path)
     drawn = sorted(tmp_path.iterdir())

@@ -1,3 +1,5 @@
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -54,35 +56,55 @@ def test_beginning_changes_the_model_by_the_clusters_alone():
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_patch4_window8_256"])
-def test_a_clustered_file_compresses_and_holds_as_few_integers(name, tmp_path):
-    from ai_edge_litert.interpreter import Interpreter
-
+def test_a_clustered_file_compresses(name, tmp_path):
     from swin_keras import export
     from swin_keras.compression import Clustering
 
+    def zipped(model, folder):
+        report = export.export_bundle(model, tmp_path / folder, recipes=["float32", "dynamic_int8"])
+        assert report["recipes"]["float32"]["fidelity"]["snr_db"] > 90
+        coverage = report["recipes"]["dynamic_int8"]["delegate"]
+        assert (coverage["partitions"], coverage["left"]) == (1, {})
+        sizes = {}
+        for recipe in ("float32", "dynamic_int8"):
+            with zipfile.ZipFile(tmp_path / f"{folder}.zip", "w", zipfile.ZIP_DEFLATED) as file:
+                file.write(tmp_path / folder / f"{recipe}.tflite", recipe)
+            sizes[recipe] = (tmp_path / f"{folder}.zip").stat().st_size
+        return sizes
+
     model = build(name, embed_dim=64, num_heads=(2, 4))
+    plain = zipped(model, "plain")
     fit(model, [Clustering(16)], epochs=1)
-    measured = export.export_bundle(model, tmp_path / "bundle", recipes=["float32", "dynamic_int8"])["recipes"]
-    assert measured["float32"]["fidelity"]["snr_db"] > 90
-    assert (measured["dynamic_int8"]["delegate"]["partitions"], measured["dynamic_int8"]["delegate"]["left"]) == (1, {})
-    # Without clusters they zip to 0.91 and 0.84 of their bytes.
-    assert measured["float32"]["zipped_bytes"] < 0.32 * measured["float32"]["bytes"]
-    assert measured["dynamic_int8"]["zipped_bytes"] < 0.6 * measured["dynamic_int8"]["bytes"]
-    interpreter = Interpreter(str(tmp_path / "bundle" / "dynamic_int8.tflite"))
-    details = [own for own in interpreter.get_tensor_details() if own["dtype"] == np.int8 and len(own["shape"]) == 2]
-    distinct = {own["name"]: len(np.unique(interpreter.get_tensor(own["index"]))) for own in details}
-    assert len(distinct) >= 9 and min(distinct.values()) >= 12
-    # Queries hold the numbers of a kernel divided by the root of a head's width.
-    assert all(number <= (32 if "qkv" in name else 16) for name, number in distinct.items())
+    clustered = zipped(model, "clustered")
+    assert clustered["float32"] < 0.35 * plain["float32"]
+    assert clustered["dynamic_int8"] < 0.66 * plain["dynamic_int8"]
 
 
-def test_each_output_has_a_scale_of_its_own_where_a_clustered_model_learns_for_int8():
+@pytest.mark.slow
+def test_clusters_stay_clusters_in_int8_and_learn_apart_in_training_for_int8(tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    from swin_keras import export
     from swin_keras.compression import Clustering, quantization_aware
 
-    model = build()
-    fit(model, [Clustering(4)], epochs=1)
-    weights = quantization_aware(model, "dynamic_int8").layers[-1].graph["weights"].values()
-    assert [own["per_channel"] for own in weights if own["bits"]] == 11 * [True]
+    model = build(embed_dim=64, num_heads=(2, 4))
+    fit(model, [Clustering(16)], epochs=1)
+
+    def distinct(model, folder):
+        export.export_bundle(model, tmp_path / folder, recipes=["dynamic_int8"])
+        interpreter = Interpreter(str(tmp_path / folder / "dynamic_int8.tflite"))
+        details = [own for own in interpreter.get_tensor_details() if own["dtype"] == np.int8 and len(own["shape"]) == 2]
+        return [(own["name"], len(np.unique(interpreter.get_tensor(own["index"])))) for own in details]
+
+    clustered = distinct(model, "clustered")
+    assert len(clustered) >= 9 and min(number for _, number in clustered) >= 12
+    # Queries hold the numbers of a kernel divided by the root of a head's width.
+    assert all(number <= (32 if "qkv" in name else 16) for name, number in clustered)
+
+    rounding = quantization_aware(model, "dynamic_int8")
+    rounding.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    fit(rounding, [], epochs=1)
+    assert min(number for _, number in distinct(rounding, "apart")) > 64
 
 
 def test_pruning_goes_on_to_what_was_asked_where_weights_are_clustered_too():

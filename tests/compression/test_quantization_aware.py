@@ -25,7 +25,9 @@ def train(model, pictures, rng, steps=6):
     return model.fit(pictures[: 4 * steps], rng.integers(0, 5, 4 * steps), batch_size=4, verbose=0).history["loss"]
 
 
-@pytest.mark.parametrize("recipe", ["hybrid_int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dynamic_int4", "full_int8"))])
+@pytest.mark.parametrize(
+    "recipe", ["hybrid_int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dynamic_int4", "dynamic_int8", "full_int8"))]
+)
 def test_the_file_computes_what_training_simulated(recipe, pictures, rng, tmp_path):
     from swin_keras import compression, export
 
@@ -103,8 +105,7 @@ def test_a_saved_model_in_training_is_loaded_trained_on_and_exported_alike(pictu
     np.testing.assert_array_equal(loaded.predict(pictures, verbose=0), rounding.predict(pictures, verbose=0))
     files = []
     for index, model in enumerate((rounding, loaded)):
-        report = export.export_bundle(model, tmp_path / str(index))
-        assert report["recipes"]["dynamic_int8"]["fidelity"]["snr_db"] >= 35
+        export.export_bundle(model, tmp_path / str(index))
         files.append((tmp_path / str(index) / "dynamic_int8.tflite").read_bytes())
     assert files[0] == files[1]
 
