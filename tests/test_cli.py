@@ -84,6 +84,7 @@ def test_export_calibrates_on_a_folder_without_classes(nano, pictures, tmp_path,
     assert "holds no sub-folder. Make one for each class" in refused(*arguments[:4], "--data", f"folder:{pictures / 'ant'}")
 
 
+@pytest.mark.slow
 def test_export_builds_the_model_for_another_size_and_measures_accuracy(tmp_path, capsys, refused):
     from conftest import randomize
 
@@ -147,6 +148,7 @@ def tiny_checkpoint(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_export_tells_the_variant_of_a_checkpoint_from_its_shapes(tiny_checkpoint, tmp_path, capsys, monkeypatch):
     from swin_keras import export
     from swin_keras.preprocessing import Preprocessing
@@ -492,6 +494,7 @@ def test_debug_shows_the_traceback_and_the_code_is_the_same(tmp_path, capsys):
     assert error.startswith("Traceback") and "ValueError" in error and "which does not exist" in error.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_as_a_process_an_error_is_the_only_line_on_standard_error(tmp_path, nano, pictures, run_command):
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     (tmp_path / "bad.png").write_bytes(b"nonsense")

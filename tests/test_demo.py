@@ -68,6 +68,7 @@ def test_samples_are_the_unscaled_scans_of_the_test_split(tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), scans[int(index), :, :, 0])
 
 
+@pytest.mark.slow
 def test_int8_that_loses_more_than_half_a_point_fails_with_code_1(short, tmp_path, capsys, monkeypatch):
     from swin_keras import demo
     from swin_keras.cli import main

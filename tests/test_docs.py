@@ -9,10 +9,11 @@ from conftest import ROOT, load_script
 from swin_keras.cli import main
 
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
+LONG = ("compression.md", "export.md")
 TRANSLATIONS = {ROOT / "README.ko.md": ROOT / "README.md", ROOT / "docs" / "ko" / "architecture.md": ROOT / "docs" / "architecture.md"}
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+@pytest.mark.parametrize("guide", [pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in LONG else []) for path in GUIDES])
 def test_the_code_of_a_guide_runs(guide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```(python|sh)\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)

@@ -107,6 +107,7 @@ def test_clusters_stay_clusters_in_int8_and_learn_apart_in_training_for_int8(tmp
     assert min(number for _, number in distinct(rounding, "apart")) > 64
 
 
+@pytest.mark.slow
 def test_pruning_goes_on_to_what_was_asked_where_weights_are_clustered_too():
     from swin_keras.compression import Clustering, Pruning, sparsity
 

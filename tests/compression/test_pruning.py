@@ -74,6 +74,7 @@ def test_two_of_four_inputs_of_each_output_are_zeros_in_the_file_too():
         assert all(np.all((weight.reshape(-1, 4) == 0).sum(1) >= 2) for weight in pruned)
 
 
+@pytest.mark.slow
 def test_masks_are_kept_when_training_goes_on_from_the_weights_alone(tmp_path):
     from swin_keras.compression import Pruning
 
@@ -93,6 +94,7 @@ def test_masks_are_kept_when_training_goes_on_from_the_weights_alone(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_sparsity_is_reached_at_the_end_whatever_the_frequency_and_the_steps_of_an_execution():
     from swin_keras.compression import Pruning, sparsity
 

@@ -57,6 +57,7 @@ def test_it_begins_where_the_model_is_and_the_ranges_follow_what_training_sees(p
     assert np.all(np.isfinite(widths)) and np.any(np.abs(widths - 1) > 0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, overrides",
     [("swinv2_tiny_patch4_window8_256", {"window_fit": "pad", "window_size": 3}), ("swin_tiny_patch4_window7_224", {"backbone": True})],
@@ -74,6 +75,7 @@ def test_other_families_and_outputs_round_as_their_file_does(name, overrides, pi
     assert report["recipes"]["hybrid_int8"]["fidelity"]["snr_db"] >= 35
 
 
+@pytest.mark.slow
 def test_heads_alike_keep_their_own_ranges(pictures, tmp_path):
     from swin_keras import compression, export
 
@@ -95,6 +97,7 @@ def test_ranges_of_blank_pictures_leave_numbers_finite(recipe, pictures):
     assert np.all(np.isfinite(rounding.predict(pictures, verbose=0)))
 
 
+@pytest.mark.slow
 def test_a_saved_model_in_training_is_loaded_trained_on_and_exported_alike(pictures, rng, tmp_path):
     from swin_keras import compression, export
 

@@ -140,7 +140,7 @@ def test_an_older_bundle_is_replaced_whole(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-@pytest.mark.parametrize("recipe", ["float32", "float16", "dynamic_int8"])
+@pytest.mark.parametrize("recipe", ["float32", pytest.param("float16", marks=pytest.mark.slow), "dynamic_int8"])
 def test_a_file_that_differs_too_much_does_not_ship_and_the_folder_stays(model, bundle, tmp_path, monkeypatch, recipe):
     export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
     before = snapshot(tmp_path)
@@ -647,6 +647,7 @@ def test_options_that_are_out_of_range_are_refused(model, tmp_path, arguments, m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_budget_leaves_what_costs_accuracy_in_float32_and_the_report_names_it(model, tmp_path, monkeypatch):
     pictures = np.random.default_rng(3).standard_normal((40, 32, 32, 3)).astype("float32")
     classes = model.predict(pictures, verbose=0).argmax(-1)

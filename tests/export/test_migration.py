@@ -52,6 +52,7 @@ def snr_of_hybrid(deploy, model, pictures):
     return 10 * np.log10(np.square(expected).sum() / np.square(expected - received).sum())
 
 
+@pytest.mark.slow
 def test_migration_makes_good_for_channels_that_are_much_larger_than_others(rng):
     model = randomize(swin_keras.create_model(NANO, num_classes=7))
     # The function stays the same: a few channels of the value are 30 times larger, and their rows of the projection smaller. So are some of the

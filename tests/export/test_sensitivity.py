@@ -43,6 +43,7 @@ def test_noise_of_single_products_adds_up_to_that_of_all(files):
     np.testing.assert_allclose(noise(quantize(content, "hybrid_int8", ranges, keep_float=others), content, pictures), value, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_few_products_stay_in_float32_the_noisiest_first(files):
     content, pictures, ranges = files
     whole = noise(quantize(content, "hybrid_int8", ranges), content, pictures)

@@ -138,12 +138,14 @@ def test_keras_predicts_pictures_of_whole_pixels_once_for_both_types(model, tmp_
     assert all(row["fidelity"]["max_abs_diff"] < 1e-4 for row in (measured, *measured["signatures"].values()))
 
 
+@pytest.mark.slow
 def test_two_exports_with_signatures_are_the_same(bundle, model, pictures, tmp_path):
     arguments = {"calibration": pictures, "preprocessing": PREPROCESSING, "sizes": SIZES, "uint8_input": True, "labels": list("abcdefg")}
     export.export_bundle(model, tmp_path / "bundle", ["hybrid_int8"], **arguments)
     assert (tmp_path / "bundle" / "hybrid_int8.tflite").read_bytes() == (bundle[0] / "hybrid_int8.tflite").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_stays_in_float32_does_so_in_each_signature_and_migration_and_percentiles_serve_all(model, pictures, tmp_path, monkeypatch):
     losses = iter([1.0] + [0.0] * 20)  # The first file is over the budget, the others are not: one unit stays.
     monkeypatch.setattr(bundles._Export, "_points_lost", lambda self, content: next(losses))
@@ -220,7 +222,7 @@ def test_a_signature_that_fails_is_named(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", [(32, 32), (30, 32)], ids=str)
+@pytest.mark.parametrize("size", [pytest.param((32, 32), marks=pytest.mark.slow), (30, 32)], ids=str)
 def test_a_bundle_that_normalizes_inside_classifies_as_one_that_does_not(size, rng, tmp_path):
     """At a height of 30 the embedding pads, and the normalization stands in front of it."""
     from PIL import Image

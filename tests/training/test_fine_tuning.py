@@ -29,7 +29,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=[1000, 21841])
+@pytest.fixture(params=[1000, pytest.param(21841, marks=pytest.mark.slow)])
 def checkpoint(request, tmp_path):
     """Weights with the head of ImageNet-1K or 22K, as timm keeps them."""
     model = randomize(swin_keras.create_model(NANO, num_classes=request.param))

@@ -53,7 +53,7 @@ def test_workdir_holds_what_the_contract_lists(quick_digits, tmp_path):
     assert training.evaluate(final, images.inputs("validation"))["top1"] == pytest.approx(float(history[-1]["val_accuracy"]))
 
 
-@pytest.mark.parametrize("stop", [(1, 2), (2, 0)], ids=["within the second epoch", "at the start of the third"])
+@pytest.mark.parametrize("stop", [(1, 2), pytest.param((2, 0), marks=pytest.mark.slow)], ids=["within the second epoch", "at the start of the third"])
 def test_an_interrupted_run_takes_the_same_steps_when_resumed(quick_digits, tmp_path, stop):
     run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -74,6 +74,7 @@ def assert_same_history(one, other):
         np.testing.assert_allclose([float(v) for v in a.values()], [float(v) for v in b.values()], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_epoch_written_before_its_checkpoint_is_not_counted_twice(quick_digits, tmp_path, monkeypatch):
     run(tmp_path / "whole")
     save = keras.Model.save_weights
@@ -100,6 +101,7 @@ def test_a_finished_run_returns_at_once_with_the_best_model(quick_digits, tmp_pa
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_seeds_decide_the_result(quick_digits, tmp_path):
     same = [run(tmp_path / str(i), epochs=1, seed=seed)[0].get_weights()[0] for i, seed in enumerate((1, 1, 2))]
     np.testing.assert_array_equal(same[0], same[1])

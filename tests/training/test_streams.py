@@ -212,7 +212,7 @@ def test_a_class_index_that_has_no_label_stops_the_reading(pets):
 NANO = "swin_nano_patch4_window4_32"
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_dataset_trains_with_any_seed_and_repeats(tmp_path, seed):
     same_size = [picture[:35, :35] for picture in random_pictures(25)]
     data = as_dataset(same_size, [index * 2 % 3 for index in range(25)])
