@@ -408,7 +408,9 @@ def test_export_refuses_wrong_arguments_and_writes_nothing(nano, tmp_path, refus
     assert [path.name for path in tmp_path.iterdir()] == ["folder"] and [path.name for path in folder.iterdir()] == ["two.txt"]
 
 
-@pytest.mark.parametrize(("recipe", "blocks"), [("float32", 200), ("float32", 4000), ("saved_model", 200)])
+@pytest.mark.parametrize(
+    ("recipe", "blocks"), [("float32", 200), *(pytest.param(*case, marks=pytest.mark.slow) for case in [("float32", 4000), ("saved_model", 200)])]
+)
 def test_a_full_disk_is_one_line_and_leaves_the_older_bundle(nano, tmp_path, recipe, blocks):
     """A limit on the size of files stands for the disk: of 1 kB each, for TensorFlow's files on the way or for the bundle's own."""
     import subprocess
@@ -474,6 +476,7 @@ def test_an_evaluation_over_a_file_is_refused_before_the_model_is_opened(tmp_pat
     assert "Expected a folder for the evaluation" in message and (tmp_path / "report").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_whoever_wants_no_more_output_or_has_no_room_for_it_gets_no_traceback():
     import os
     import subprocess

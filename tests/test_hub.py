@@ -152,6 +152,7 @@ def total(model):
     return hashlib.sha256(b"".join(np.asarray(weight).tobytes() for weight in model.weights)).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_repository_is_downloaded_once_and_used_offline(hub, ask, nano, tmp_path):
     hub.files["someone/nano"] = {
         "model.safetensors": published(nano, "huggingface", tmp_path),

@@ -55,7 +55,7 @@ def test_beginning_changes_the_model_by_the_clusters_alone():
         np.testing.assert_allclose(model.predict(pictures, verbose=0), before, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_patch4_window8_256"])
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", pytest.param("swinv2_tiny_patch4_window8_256", marks=pytest.mark.slow)])
 def test_a_clustered_file_compresses(name, tmp_path):
     from swin_keras import export
     from swin_keras.compression import Clustering
@@ -155,6 +155,7 @@ def test_clusters_are_kept_when_training_goes_on_from_the_weights_alone(tmp_path
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_zeros_of_a_pruned_kernel_stay_zeros():
     from swin_keras.compression import Clustering, Pruning
 

@@ -89,6 +89,7 @@ def trained(quick_digits, tmp_path):
     return tmp_path / "plain" / "model.keras"
 
 
+@pytest.mark.slow
 def test_a_pruned_run_keeps_an_epoch_that_is_pruned_all_through(trained, tmp_path):
     from swin_keras import compression, training
 
@@ -115,6 +116,7 @@ def test_a_pruned_run_keeps_an_epoch_that_is_pruned_all_through(trained, tmp_pat
             )
 
 
+@pytest.mark.slow
 def test_what_became_of_the_weights_is_said():
     from swin_keras.compression import Clustering, Compression, Pruning
 

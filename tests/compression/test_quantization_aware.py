@@ -43,6 +43,7 @@ def test_the_file_computes_what_training_simulated(recipe, pictures, rng, tmp_pa
         assert measured["delegate"]["partitions"] == 1 and measured["delegate"]["left"] == {}
 
 
+@pytest.mark.slow
 def test_it_begins_where_the_model_is_and_the_ranges_follow_what_training_sees(pictures, rng):
     from swin_keras import compression
 
@@ -89,7 +90,7 @@ def test_heads_alike_keep_their_own_ranges(pictures, tmp_path):
         assert report["recipes"]["full_int8"]["fidelity"]["snr_db"] >= 35
 
 
-@pytest.mark.parametrize("recipe", ["hybrid_int8", "full_int8"])
+@pytest.mark.parametrize("recipe", ["hybrid_int8", pytest.param("full_int8", marks=pytest.mark.slow)])
 def test_ranges_of_blank_pictures_leave_numbers_finite(recipe, pictures):
     from swin_keras import compression
 

@@ -55,6 +55,7 @@ def schema_of(folder, recipe):
     return schema.Model.GetRootAs((folder / f"{recipe}.tflite").read_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_each_signature_computes_what_keras_does_at_its_size(bundle, model, rng, recipe):
     pixels = {size: rng.integers(0, 256, (1, *size, 3)).astype("uint8") for size in [(32, 32), *SIZES]}
@@ -68,6 +69,7 @@ def test_each_signature_computes_what_keras_does_at_its_size(bundle, model, rng,
             assert 10 * np.log10(np.sum(expected**2) / np.sum((received - expected) ** 2)) > (20 if recipe == "full_int8" else 25), key
 
 
+@pytest.mark.slow
 def test_model_json_says_what_each_signature_takes_and_gives(bundle):
     description = json.loads((bundle[0] / "model.json").read_text())
     signatures = description["signatures"]
@@ -79,6 +81,7 @@ def test_model_json_says_what_each_signature_takes_and_gives(bundle):
     assert all(signature["outputs"] == [{"name": "logits", "shape": [1, 7]}] for signature in signatures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_who_names_no_signature_gets_the_main_one(bundle, model, pictures, recipe):
     file = schema_of(bundle[0], recipe)
@@ -89,6 +92,7 @@ def test_who_names_no_signature_gets_the_main_one(bundle, model, pictures, recip
     np.testing.assert_array_equal(runner(pictures[:1]), run_signature(bundle[0], recipe, "serving_default", pictures[:1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_signatures_share_the_weights_of_products_but_for_those_behind_padding(bundle, recipe):
     file = schema_of(bundle[0], recipe)
@@ -108,6 +112,7 @@ def test_signatures_share_the_weights_of_products_but_for_those_behind_padding(b
         assert len(main - buffers(key)) <= 4, key
 
 
+@pytest.mark.slow
 def test_the_report_measures_each_signature(bundle):
     for recipe in RECIPES:
         measured = bundle[1]["recipes"][recipe]
@@ -117,13 +122,14 @@ def test_the_report_measures_each_signature(bundle):
     assert "| uint8_36x52 |" in (bundle[0] / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_xnnpack_runs_the_main_signature_whole(bundle):
     for recipe in ("float32", "float16", "dynamic_int8", "hybrid_int8"):
         coverage = delegate_coverage((bundle[0] / f"{recipe}.tflite").read_bytes())
         assert coverage["nodes"] == coverage["delegated"] and coverage["partitions"] == 1
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_keras_predicts_pictures_of_whole_pixels_once_for_both_types(model, tmp_path, monkeypatch, whole):
     of_signatures = []
     predict = keras.Model.predict
@@ -176,6 +182,7 @@ def test_a_backbone_describes_the_maps_of_each_size(tmp_path):
     assert [output["shape"] for output in signatures[1]["outputs"]] == [[1, 12, 8, 12], [1, 6, 4, 24]]
 
 
+@pytest.mark.slow
 def test_a_size_has_the_protocol_that_is_official_for_it(model, tmp_path):
     export.export_bundle(model, tmp_path / "bundle", ["float32"], sizes=[(384, 392)])
     signatures = json.loads((tmp_path / "bundle" / "model.json").read_text())["signatures"]

@@ -80,6 +80,7 @@ def test_operators_are_few(exported):
     assert sum(tflite.count_operators(exported[1])[0].values()) <= MOST_NODES.get(exported[3], 300)
 
 
+@pytest.mark.slow
 def test_the_layout_for_cpus_has_388_operators_of_which_xnnpack_leaves_11_gathers():
     model = randomize(swin_keras.create_model("swin_tiny_patch4_window7_224"), scale=0.05)
     content = tflite.convert(to_deploy(model, layout="cpu"), ["logits"])

@@ -81,7 +81,7 @@ def test_inference_is_the_same_with_gradient_checkpointing(rng):
     np.testing.assert_array_equal(plain.predict(x, verbose=0), checkpointed.predict(x, verbose=0))
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
 @pytest.mark.parametrize("version", ROWS)
 def test_many_steps_in_half_precision_stay_finite_and_learn(version, policy, rng):
     # PyTorch has no fast products of half precision for most CPUs: there a step takes 1.5 s, and few must do.

@@ -488,6 +488,7 @@ def test_nothing_is_written_among_the_pictures(tmp_path, refused, inside):
     assert sorted(data.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_simmim_skips_a_damaged_validation_picture(tmp_path):
     data = fill(tmp_path / "pets", {"ant": 60, "bee": 60})
     images, _ = load(data)

@@ -60,7 +60,7 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_which_a_line_s
     assert stored(tmp_path / "run" / "final.keras").keys() == final.keys() and len(stored(newest)) > 30
 
 
-@pytest.mark.parametrize("file", ["model.keras", pytest.param("history.csv", marks=pytest.mark.slow), "epoch_00002"])
+@pytest.mark.parametrize("file", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("model.keras", "history.csv")), "epoch_00002"])
 def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_intact(quick_digits, tmp_path, monkeypatch, capsys, file):
     command = ["train", "--data", "digits", "--variant", NANO, "--workdir", str(tmp_path / "run"), "--epochs", "2", "--seed", "5"]
     rename = os.replace

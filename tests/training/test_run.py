@@ -171,18 +171,25 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(quic
     assert len(rows(tmp_path / "run")) == 1
 
 
+DAMAGES = {
+    "cut history": lambda run: (run / "history.csv").write_text((run / "history.csv").read_text()[:-30]),
+    "no model": lambda run: (run / "model.keras").unlink(),
+    "cut checkpoint": lambda run: next((run / "checkpoints").iterdir()).write_bytes(b"nothing"),
+}
+MORE_DAMAGES = {
+    "empty history": lambda run: (run / "history.csv").write_text(""),
+    "no history": lambda run: (run / "history.csv").unlink(),
+    "other columns": lambda run: (run / "history.csv").write_text("epoch,loss\n1,2\n"),
+    "cut model": lambda run: (run / "model.keras").write_bytes((run / "model.keras").read_bytes()[:1000]),
+}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda run: (run / "history.csv").write_text(""),
-        lambda run: (run / "history.csv").unlink(),
-        lambda run: (run / "history.csv").write_text("epoch,loss\n1,2\n"),
-        lambda run: (run / "history.csv").write_text((run / "history.csv").read_text()[:-30]),
-        lambda run: (run / "model.keras").unlink(),
-        lambda run: (run / "model.keras").write_bytes((run / "model.keras").read_bytes()[:1000]),
-        lambda run: next((run / "checkpoints").iterdir()).write_bytes(b"nothing"),
+        *(pytest.param(damage, id=name) for name, damage in DAMAGES.items()),
+        *(pytest.param(damage, id=name, marks=pytest.mark.slow) for name, damage in MORE_DAMAGES.items()),
     ],
-    ids=["empty history", "no history", "other columns", "cut history", "no model", "cut model", "cut checkpoint"],
 )
 def test_a_damaged_interrupted_run_is_refused_and_not_called_finished(quick_digits, tmp_path, damage):
     with pytest.raises(KeyboardInterrupt):
