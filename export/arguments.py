@@ -1,6 +1,5 @@
 """Checks what `export_bundle` is given."""
 
-import keras
 import numpy as np
 from swin_keras.export.recipes import INTEGER_RECIPES, RECIPES
 
@@ -36,8 +35,10 @@ def check_unchanged(changes):
         )
 
 
-def preprocessing_of_sizes(preprocessing, sizes):
+def preprocessing_of_sizes(preprocessing, sizes, task):
     """Returns the `Preprocessing` of each size, the first of which is the model's: the one given, or the official protocol."""
+    if preprocessing is None and task in ("boxes", "masks"):  # of the whole picture
+        return {size: Preprocessing("exact", size, size, interpolation="bilinear") for size in sizes}
     if preprocessing is None:
         return {size: Preprocessing.official(*size) for size in sizes}
     if not isinstance(preprocessing, Preprocessing):
@@ -83,19 +84,31 @@ def check_quantization(recipes, accuracy_budget, percentile, migrate):
             raise ValueError(f"`{name}` is for the recipes {', '.join(applies)}. Received: {', '.join(recipes)}. Add one of them, or leave it out.")
 
 
-def is_classifier(model):
-    """Whether the model has one output `(batch, classes)`, which bears no name of its own."""
-    return not isinstance(model.output, dict) and [len(output.shape) for output in model.outputs] == [2]
+def task_of(model):
+    """Tells what the outputs of a model are.
+
+    Returns:
+        `"classes"` of a picture, one output `(batch, classes)`; `"masks"`, the classes of each pixel, one output `(batch, height, width, classes)` as
+        high and wide as the input; `"boxes"`, what `tasks.detection_network` gives; or `"features"`, everything else.
+    """
+    output = model.output
+    if isinstance(output, dict):
+        shapes = [tuple(output[key].shape) for key in ("boxes", "scores")] if set(output) == {"boxes", "scores"} else None
+        return "boxes" if shapes and [len(shape) for shape in shapes] == [3, 3] and shapes[0][2] == 4 and shapes[0][1] == shapes[1][1] else "features"
+    shapes = [tuple(output.shape) for output in model.outputs]
+    if [len(shape) for shape in shapes] == [2]:
+        return "classes"
+    return "masks" if [len(shape) for shape in shapes] == [4] and shapes[0][1:3] == tuple(model.inputs[0].shape[1:3]) else "features"
 
 
-def check_classifier(model, labels, data, accuracy_budget):
-    if not is_classifier(model) and (labels is not None or data is not None or accuracy_budget is not None):
-        raise ValueError(
-            "`labels`, `data` and `accuracy_budget` are for a classifier, with one output (batch, classes). Received: a model with other outputs."
-        )
+def check_task(task, labels, data, accuracy_budget):
+    if task != "classes" and (data is not None or accuracy_budget is not None):
+        raise ValueError("`data` and `accuracy_budget` are for a classifier, with one output (batch, classes). Received: a model with other outputs.")
+    if task == "features" and labels is not None:
+        raise ValueError("`labels` are for a model whose outputs are classes: of pictures, boxes or pixels. Received: a model with other outputs.")
 
 
-def check_labels(labels, model):
+def check_labels(labels, model, task):
     if labels is None:
         return None
     if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
@@ -103,7 +116,7 @@ def check_labels(labels, model):
     labels = list(labels)
     if bad := [index for index, label in enumerate(labels) if not label.strip() or label.splitlines() != [label]]:
         raise ValueError(f"`labels` must be names, each on one line. Received: {labels[bad[0]]!r} for class {bad[0]}.")
-    classes = keras.tree.flatten(model.outputs)[0].shape[-1]
+    classes = (model.output["scores"] if task == "boxes" else model.outputs[0]).shape[-1]
     if len(labels) != classes:
         raise ValueError(f"`labels` must name each of the model's {classes} classes. Received: {len(labels)} names.")
     return labels

@@ -82,7 +82,7 @@ def export_bundle(
             ranges, on the calibration pictures, resized.
         uint8_input: Boolean. Whether a file has a signature for each size that takes uint8 pixels and normalizes them itself: `uint8`, `uint8_HxW`.
         fold_normalization: Boolean. Whether the files take pictures in [0, 1] and normalize them themselves, in the patch embedding where they can.
-        labels: Class names, one for each output, or `None`.
+        labels: Class names, one for each class of pictures, boxes (`tasks.detection_network`) or pixels (`tasks.create_segmenter`), or `None`.
         preprocessing: `Preprocessing`. Defaults to the official protocol for the input's size.
         data: Iterable of `(pictures, class indices)`, normalized, on which top-1 accuracy is measured, or `None`. It is gone through for Keras
             and each file; what can be only once, such as a generator, is held in memory.
@@ -124,8 +124,8 @@ def export_bundle(
         changes |= {"fold_normalization": fold_normalization, "accuracy_budget": accuracy_budget is not None, "percentile": percentile != 100}
         arguments.check_unchanged(changes)
     export = _Export(model, options, preprocessing, sizes, uint8_input, fold_normalization, log)
-    arguments.check_classifier(export.models[0], labels, data, accuracy_budget)
-    labels = arguments.check_labels(labels, export.models[0])
+    arguments.check_task(export.task, labels, data, accuracy_budget)
+    labels = arguments.check_labels(labels, export.models[0], export.task)
     export.choose_pictures(arguments.read_calibration(calibration, export.shape, calibrated))
     if data is not None:
         export.choose_examples(data)
@@ -181,7 +181,8 @@ class _Export:
         if self.shape[-1] != 3:
             raise ValueError(f"A bundle is for pictures with 3 channels, red, green and blue. Received: a model of {self.shape[-1]}.")
         sizes = [self.shape[:2], *arguments.check_sizes(sizes, self.shape[:2])]
-        self._preprocessing = arguments.preprocessing_of_sizes(preprocessing, sizes)
+        self.task = arguments.task_of(model)
+        self._preprocessing = arguments.preprocessing_of_sizes(preprocessing, sizes, self.task)
         self._options, self._uint8_input, self._log = options, uint8_input, log
         self._normalization = self._taken = self._preprocessing[sizes[0]].mean, self._preprocessing[sizes[0]].std
         if fold_normalization:
@@ -224,7 +225,7 @@ class _Export:
                 kept = {"exact": self._options["gelu"] == "exact", "min_snr_db": simulation.MIN_SNR_DB if self._trained else None}
                 self._comparisons[signature.key] = verify.Comparison(*references, to_input=to_input, **kept)
         self._main = self._comparisons[DEFAULT]
-        self._output_names, self.output_kind = _outputs(self.models[0], self._main.reference)
+        self._output_names, self.output_kind = _outputs(self.models[0], self.task, self._main.reference)
         self._indices = list(range(len(self._output_names)))
 
     def _in_pixels(self, pictures):
@@ -274,7 +275,7 @@ class _Export:
     def write_file(self, recipe, path, labels, percentile, accuracy_budget):
         """Writes a recipe's .tflite file, and returns what the report says of it."""
         content, found = self._quantize(recipe, percentile, accuracy_budget)
-        if self.output_kind != "features":
+        if self.task == "classes":
             content = add_metadata(
                 content,
                 name=self.models[0].name,
@@ -377,10 +378,12 @@ def _check_accuracy(recipe, top1, keras_top1, max_loss):
         )
 
 
-def _outputs(model, reference):
-    """Returns the name of each output, in the order of `keras.tree.flatten`, and what they are: logits, probabilities or features."""
-    if not arguments.is_classifier(model):
-        return sorted(model.output) if isinstance(model.output, dict) else [f"output_{i}" for i in range(len(reference))], "features"
+def _outputs(model, task, reference):
+    """Returns the name of each output, in the order of `keras.tree.flatten`, and the kind: of classes logits or probabilities, else the task."""
+    if task == "masks":
+        return ["logits"], task
+    if task != "classes":
+        return sorted(model.output) if isinstance(model.output, dict) else [f"output_{i}" for i in range(len(reference))], task
     # Told from the values: a softmax may stand anywhere in the graph, and logits of many pictures are not all in [0, 1].
     if np.all((reference[0] >= 0) & (reference[0] <= 1)):
         return ["probabilities"], "probabilities"

@@ -1,5 +1,6 @@
 """The deploy graph: a second model that computes what the trained one does, in a form that devices run."""
 
+import functools
 import warnings
 
 import keras
@@ -12,6 +13,7 @@ from swin_keras.export.deploy_layers import (
     DeploySwinBlock,
     DeploySwinBlockV2,
     DeploySwinMLPBlock,
+    repeat_pixels,
 )
 
 from swin_keras.layers import (
@@ -28,7 +30,6 @@ from swin_keras.layers.base_swin_block import BaseSwinBlock
 from swin_keras.layers.checks import is_count, is_number
 from swin_keras.layers.quantized_graph import QuantizedGraph
 from swin_keras.layers.windows import to_pair
-from swin_keras.models import SwinBackbone
 
 LAYOUTS = ("portable", "cpu")
 GELUS = ("exact", "tanh")
@@ -126,6 +127,8 @@ def to_deploy(model, input_shape=None, layout="portable", gelu="exact", fp16_saf
             f"Not folded, but copied: {'; '.join(unfolded)}. Accelerators may refuse their operators. Blocks of `swin_keras.layers` fold.",
             stacklevel=2,
         )
+    for layer in deploy.layers:
+        _repeat_by_concatenation(layer)
     norms = {head: norm for norm, head in heads.items()}
     for layer in model.layers:
         if layer.weights and not isinstance(layer, keras.Model):
@@ -205,10 +208,9 @@ def _copy_model(model):
 
 
 def _functional(model):
-    """Returns a subclass of the functional model, such as Sequential or a backbone, as a plain one, and any other as it is."""
-    if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs, model.outputs, name=model.name)
-    return keras.Model(model.inputs, model.output, name=model.name) if isinstance(model, SwinBackbone) else model
+    """Returns a subclass of the functional model, such as Sequential, a backbone or a detector, as a plain one, and any other as it is."""
+    plain = keras.Model(model.inputs, model.outputs if isinstance(model, keras.Sequential) else model.output, name=model.name)
+    return model if type(model) is type(plain) else plain
 
 
 def all_layers(model):
@@ -221,6 +223,13 @@ def _copy(operation):
     """Makes a float32 layer of the same configuration, or the same `keras.ops` operation."""
     config = operation.get_config()
     return operation.__class__.from_config({**config, "dtype": "float32"} if isinstance(operation, keras.layers.Layer) else config)
+
+
+def _repeat_by_concatenation(layer):
+    """Changes how a copied layer, and what it holds, such as KerasHub's feature pyramid, makes pixels larger: to the same in other operators."""
+    for part in (layer, *vars(layer).values()):
+        if type(part) is keras.layers.UpSampling2D and (part.interpolation, part.data_format) == ("nearest", "channels_last"):
+            part.call = functools.partial(repeat_pixels, size=part.size)
 
 
 def _is_plain_norm(layer):

@@ -99,6 +99,15 @@ def _roll(x, shift, axis):
     return ops.concatenate([rows(shift, size - shift), rows(0, shift)], axis=axis)
 
 
+def repeat_pixels(x, size):
+    """Makes each pixel of `(1, h, w, c)` an area of `size`, a height and a width. Keras' own is a tile of rank 5, which XNNPACK leaves."""
+    _, height, width, channels = x.shape
+    x = ops.concatenate([ops.reshape(x, (1, height * width, 1, channels))] * size[1], axis=2)
+    width *= size[1]
+    x = ops.concatenate([ops.reshape(x, (1, height, 1, width * channels))] * size[0], axis=2)
+    return ops.reshape(x, (1, height * size[0], width, channels))
+
+
 class _DeployLayer(keras.layers.Layer):
     """What all share: a normalization and products.
 

@@ -72,13 +72,19 @@ def _dynamic_int8(model, keep_float, learning):
     manager.load_quantization_recipe(recipe.dynamic_wi8_afp32())
     products = _products_with_weights(model)
     short = _short_sums(products)
-    _leave_float(manager, short)
+    _leave_float(manager, [*short, *_constants_on_the_left(model)])
     kind = qtyping.TFLOperationName.FULLY_CONNECTED
     clustered = [name for name, own, weight in products if own == kind and name not in short and not learning and _is_clustered(weight)]
     if clustered:
         # A scale for each output would make other integers of one centroid, which do not zip.
         manager.add_dynamic_config(_one_of(clustered), kind, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE)
     return manager
+
+
+def _constants_on_the_left(model):
+    """Names the products of a constant with an activation on its right: where only weights are integers, the runtime has no such kernel."""
+    named = zip(tflite.operators(model), tflite.weights(model, 0), strict=True)
+    return [name for (name, kind), constant in named if kind == "BATCH_MATMUL" and constant is not None]
 
 
 def _is_clustered(weight):

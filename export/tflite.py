@@ -135,8 +135,8 @@ def _operators(file, graph):
     return found
 
 
-def weights(model):
-    """Returns for each of `operators` its second input as an array, where that is a constant in float32, or else `None`."""
+def weights(model, side=1):
+    """Returns for each of `operators` its input of the index `side` as an array, where that is a constant in float32, or else `None`."""
     from ai_edge_litert import schema_py_generated as schema
 
     file = schema.Model.GetRootAs(model)
@@ -144,7 +144,7 @@ def weights(model):
     for graph in _graphs(file):
         for index in range(graph.OperatorsLength()):
             operator = graph.Operators(index)
-            tensor = graph.Tensors(operator.Inputs(1)) if operator.InputsLength() > 1 and operator.Inputs(1) >= 0 else None
+            tensor = graph.Tensors(operator.Inputs(side)) if operator.InputsLength() > side and operator.Inputs(side) >= 0 else None
             buffer = file.Buffers(tensor.Buffer()) if tensor is not None and tensor.Type() == schema.TensorType.FLOAT32 else None
             if buffer is None or not buffer.DataLength() + buffer.Size():
                 found.append(None)

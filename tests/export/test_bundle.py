@@ -140,7 +140,7 @@ def test_an_older_bundle_is_replaced_whole(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-@pytest.mark.parametrize("recipe", ["float32", pytest.param("float16", marks=pytest.mark.slow), "dynamic_int8"])
+@pytest.mark.parametrize("recipe", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "float16")), "dynamic_int8"])
 def test_a_file_that_differs_too_much_does_not_ship_and_the_folder_stays(model, bundle, tmp_path, monkeypatch, recipe):
     export.export_bundle(model, tmp_path / "bundle", recipes=["float32"])
     before = snapshot(tmp_path)
@@ -267,7 +267,7 @@ def test_named_outputs_keep_their_names(names, tmp_path, rng):
 
 @pytest.mark.parametrize("arguments", [{"labels": list("abcde")}, {"data": []}, {"accuracy_budget": 1, "calibration": []}], ids=str)
 def test_what_is_for_a_classifier_is_refused_for_feature_maps_before_anything_is_read(arguments, tmp_path):
-    with pytest.raises(ValueError, match="are for a classifier, with one output .batch, classes.. Received: a model with other outputs"):
+    with pytest.raises(ValueError, match="are for a (classifier|model whose outputs are classes).* Received: a model with other outputs"):
         export.export_bundle(small_model(lambda features, average: features), tmp_path / "bundle", **arguments)
 
 
@@ -521,7 +521,7 @@ def test_masks_are_clipped_where_logits_are_integers_and_only_there(integers, mo
 @pytest.mark.parametrize(
     ("name", "window_fit"),
     [
-        ("swinv2_tiny_patch4_window8_256", "clamp"),
+        pytest.param("swinv2_tiny_patch4_window8_256", "clamp", marks=pytest.mark.slow),
         ("swinv2_tiny_patch4_window8_256", "pad"),
         ("swin_mlp_tiny_c24_patch4_window8_256", "pad"),
     ],

@@ -354,6 +354,17 @@ def test_operations_of_keras_ops_deploy(rng):
     assert_deploys_equal(randomize(keras.Model(image, keras.layers.Dense(3)(keras.ops.mean(keras.ops.relu(x * 2.0 + 1.0), axis=(1, 2))))), rng)
 
 
+@pytest.mark.parametrize("options", [{"size": (2, 3)}, {"size": 2, "interpolation": "bilinear"}], ids=str)
+def test_pixels_are_made_larger_in_operators_of_rank_4_that_xnnpack_takes(options, rng):
+    backbone = randomize(swin_keras.create_backbone(NANO, **SMALL))
+    x = keras.layers.UpSampling2D(**options)(keras.layers.Conv2D(5, 1)(backbone.output["stage2"]))
+    deploy = assert_deploys_equal(keras.Model(backbone.input, x), rng)
+    content = tflite.convert(deploy, ["maps"])
+    assert delegate_coverage(content)["left"] == {}
+    _, largest_rank = tflite.count_operators(content)
+    assert largest_rank <= 4
+
+
 def test_a_norm_whose_other_use_is_an_operation_is_not_folded(rng):
     image = keras.Input((8, 12, 5))
     normed = keras.layers.LayerNormalization(name="norm")(image)
