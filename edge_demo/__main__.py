@@ -1,4 +1,4 @@
-"""`python -m edge_demo IMAGE...`: the most likely classes of each picture, of a folder of them, or of what a camera sees, and the time it took."""
+"""`python -m edge_demo IMAGE...`: what is on each picture, on those of a folder, or before a camera, as the bundle's model tells it, and the time."""
 
 import argparse
 import contextlib
@@ -12,7 +12,8 @@ if not __package__:  # `python PATH/edge_demo`
     sys.path[0], __package__ = os.path.split(os.path.dirname(os.path.abspath(__file__)))
 
 from . import camera, folder, interrupt
-from .classifier import MAX_THREADS, Classifier
+from .classifier import MAX_THREADS
+from .dense import open_bundle
 from .errors import InputError, printable, words
 
 CLOSED_PIPE = 141  # as a shell says it of a process that SIGPIPE ended
@@ -96,11 +97,15 @@ def add_arguments(parser):
     size = {"nargs": 2, "type": positive_integer, "metavar": ("H", "W")}
     parser.add_argument("--size", help="of the sizes of pictures that the bundle's files take, the one to use (default: the first)", **size)
     parser.add_argument("--threads", type=thread_count, default=2, metavar="N", help=f"from 1 to {MAX_THREADS} (default: 2)")
-    parser.add_argument("--top-k", type=positive_integer, default=5, metavar="K", help="number of classes to show (default: 5)")
-    parser.add_argument("--threshold", type=_fraction, default=0.0, metavar="T", help="leave out classes of a smaller probability, from 0 to 1")
+    parser.add_argument("--top-k", type=positive_integer, metavar="K", help="number of answers to show (default: 5 classes, 10 of pixels, 100 boxes)")
+    parser.add_argument(
+        "--threshold", type=_fraction, metavar="T", help="leave out answers of a smaller probability, from 0 to 1 (default: 0, or 0.5 for boxes)"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON for each picture")
     parser.add_argument("--csv", type=not_empty, metavar="FILE", help="where --folder writes its table (default: results.csv; with --json none)")
-    parser.add_argument("--save-overlay", type=not_empty, metavar="DIR", help="write each picture with its classes drawn under it there")
+    parser.add_argument(
+        "--save-overlay", type=not_empty, metavar="DIR", help="write each picture there with its classes drawn under it, or its boxes or mask on it"
+    )
 
 
 def run(arguments):
@@ -123,7 +128,9 @@ def run(arguments):
         if os.path.isdir(image):
             raise InputError(f"expected picture files, received {image!r}, which is a folder. `--folder {image}` classifies all pictures in it.")
     images = arguments.images if arguments.folder is None else folder.find_pictures(arguments.folder)
-    classifier = Classifier(arguments.bundle, arguments.recipe, arguments.threads, arguments.size)
+    classifier = open_bundle(arguments.bundle, arguments.recipe, arguments.threads, arguments.size)
+    arguments.top_k = arguments.top_k or classifier.default_top_k
+    arguments.threshold = classifier.default_threshold if arguments.threshold is None else arguments.threshold
     overlays = _open_overlays(arguments, images)
     if arguments.camera is not None:
         return _run_camera(classifier, arguments, overlays)
@@ -142,17 +149,25 @@ def _print(result, arguments):
         say(json.dumps(result))
         return
     lines = [f"{printable(result['image'])} ({result['recipe']}: {_times(result)})"]
-    lines += [f"  {100 * entry['probability']:5.1f} %  {printable(entry['label'])}" for entry in result["top"]]
+    lines += [f"  {100 * folder.amount(entry):5.1f} %  {printable(entry['label'])}{_place(entry)}" for entry in result["top"]]
     if not result["top"]:
-        lines.append(f"  no class reaches {100 * arguments.threshold:g} %")
+        lines.append(f"  {_none(result)} reaches {100 * arguments.threshold:g} %")
     say("\n".join(lines))
+
+
+def _none(result):
+    return "nothing" if "size" in result else "no class"
+
+
+def _place(entry):
+    return "  at " + ", ".join(f"{side:g}" for side in entry["box"]) if "box" in entry else ""
 
 
 def _draw(overlays, result, picture, again=False):
     """Enters into a result where its drawing is, or why there is none: the classes are known all the same."""
     if overlays is not None:
         try:
-            result["overlay"] = str(overlays.write(result["image"], picture, result["top"], again))
+            result["overlay"] = str(overlays.write(result["image"], picture, result, again))
         except InputError as error:
             result["error"] = printable(str(error))
 
@@ -165,8 +180,8 @@ def _raise_error(result):
 def _run_camera(classifier, arguments, overlays):
     def show(result, picture):
         _draw(overlays, result, picture, again=True)
-        top = ", ".join(f"{100 * entry['probability']:.1f} % {printable(entry['label'])}" for entry in result["top"])
-        line = f"{result['image']}, picture {result['frame']} ({_times(result)}): {top or 'no class'}"
+        top = ", ".join(f"{100 * folder.amount(entry):.1f} % {printable(entry['label'])}{_place(entry)}" for entry in result["top"])
+        line = f"{result['image']}, picture {result['frame']} ({_times(result)}): {top or _none(result)}"
         say(json.dumps(result) if arguments.json else line)
         _raise_error(result)
 
@@ -178,9 +193,9 @@ def _run_camera(classifier, arguments, overlays):
 
 def _run_folder(classifier, arguments, images, overlays):
     path = arguments.csv or (None if arguments.json else "results.csv")
-    top_k = min(arguments.top_k, classifier.model.output_shape[-1])
+    top_k = arguments.top_k if classifier.task == "boxes" else min(arguments.top_k, classifier.model.output_shape[-1])
     failed = 0
-    with folder.open_table(path, top_k) if path else contextlib.nullcontext() as write_row:
+    with folder.open_table(path, top_k, classifier.task) if path else contextlib.nullcontext() as write_row:
 
         def write(result, picture):
             nonlocal failed
@@ -188,7 +203,7 @@ def _run_folder(classifier, arguments, images, overlays):
                 _draw(overlays, result, picture)
             failed += "error" in result
             if write_row:
-                write_row(folder.row(result, top_k))
+                write_row(folder.row(result, top_k, classifier.task))
             if arguments.json:
                 say(json.dumps(result))
 

@@ -141,7 +141,7 @@ def measure_bundle(bundle, recipes=None, threads=2, runs=RUNS, log=lambda line: 
         InputError: If the bundle, a recipe or the number of threads cannot be used, or a file's sha256 does not match.
     """
     check_threads(threads)
-    description = read_bundle(bundle, classifier=False)
+    description = read_bundle(bundle, task=None)
     files = {file["recipe"]: file["file"] for file in description["files"]}
     contents = {}
     for recipe in dict.fromkeys(recipes or files):

@@ -8,16 +8,18 @@ import pathlib
 from .errors import InputError, words
 
 FORMAT_VERSION = 1
+# What a model finds in a picture, and what its output_kind then is.
+TASKS = {"classes": ("logits", "probabilities"), "boxes": ("boxes",), "masks": ("masks",)}
 # 21,841 labels take some 2 MB; a .tflite file cannot be larger than its offsets reach.
 _MAX_JSON_BYTES, _MAX_FILE_BYTES = 16 * 2**20, 2**31
 
 
-def read_bundle(folder, classifier=True):
+def read_bundle(folder, task="classes"):
     """Reads model.json of a bundle.
 
     Args:
         folder: Path.
-        classifier: Boolean. Whether it must describe a classifier.
+        task: Key of `TASKS`: what the model must find. `None`: whatever it gives.
 
     Raises:
         InputError: If it is missing, damaged, of another format version, or does not describe what is asked for.
@@ -38,15 +40,21 @@ def read_bundle(folder, classifier=True):
             f"expected a bundle of format version {FORMAT_VERSION}, received {version!r:.80} in {str(path)!r}. "
             "Export the bundle again, or use the version of this program that came with it."
         )
-    if classifier and description.get("output_kind") == "features":
+    if task is not None and description.get("output_kind") == "features":
         raise InputError(
             f"expected the bundle of a classifier, received one of feature maps in {str(path)!r}. `swin-keras serve` shows maps; "
             "for classes export a classifier."
         )
-    if classifier and description.get("recommended") == dict.fromkeys(("cpu", "gpu", "npu")):
+    if task is not None and description.get("recommended") == dict.fromkeys(("cpu", "gpu", "npu")):
         raise InputError(f"expected a .tflite file in the bundle, received a SavedModel alone, in {str(path)!r}. Export it with another recipe too.")
-    _check(description, {**(_OF_A_CLASSIFIER if classifier else {}), **_EXPECTED}, path)
+    _check(description, {**_PROMISES.get(task, {}), **_EXPECTED}, path)
     return description
+
+
+def find_task(folder):
+    """Returns what the model of a bundle finds, a key of `TASKS`; `"classes"` where it is none of them, which `read_bundle` then refuses."""
+    kind = read_bundle(folder, None).get("output_kind")
+    return next((task for task, kinds in TASKS.items() if kind in kinds), "classes")
 
 
 def _check(description, promises, path):
@@ -67,13 +75,14 @@ def _shorten(description, key):
     return received if len(received) <= 100 else f"{received[:97]}..."
 
 
-def at_size(folder, description, size):
+def at_size(folder, description, size, task="classes"):
     """Chooses the way into a bundle's files that takes pictures of another size.
 
     Args:
         folder: Path of the bundle.
         description: What `read_bundle` returned of it.
         size: Height and width.
+        task: As in `read_bundle`.
 
     Returns:
         The key of the signature, and the description with its input, preprocessing and outputs. The key is `None` for the bundle's main size.
@@ -94,7 +103,7 @@ def at_size(folder, description, size):
     chosen = found[tuple(size)]
     outputs = [{**output, "shape": own["shape"]} for output, own in zip(description["outputs"], chosen["outputs"], strict=False)]
     changed = {**description, "input": chosen["input"], "preprocessing": chosen["preprocessing"], "outputs": outputs}
-    _check(changed, {**_OF_A_CLASSIFIER, **_EXPECTED}, path)
+    _check(changed, {**_PROMISES.get(task, {}), **_EXPECTED}, path)
     return chosen["key"], changed
 
 
@@ -174,20 +183,50 @@ def _is_inside(name):
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
+def _are_outputs(outputs, *lengths):
+    """Whether there are as many outputs, each with its index and a shape of so many sides, for one picture."""
+    return len(outputs) == len(lengths) and all(
+        isinstance(o["name"], str)
+        and type(o["index"]) is int
+        and 0 <= o["index"] < 2**31
+        and _is_list(o["shape"], int, n)
+        and o["shape"][0] == 1 <= min(o["shape"])
+        for o, n in zip(outputs, lengths, strict=True)
+    )
+
+
 # What this program relies on, in the words of the error; and which values of model.json the error shows.
-_OF_A_CLASSIFIER = {
-    "a classifier, whose output_kind is logits or probabilities,": ("output_kind", lambda d: d["output_kind"] in ("logits", "probabilities")),
-    "one output of shape [1, classes]": (
-        "outputs",
-        lambda d: (
-            len(d["outputs"]) == 1 and _is_list(d["outputs"][0]["shape"], int, 2) and d["outputs"][0]["shape"][0] == 1 <= d["outputs"][0]["shape"][1]
-        ),
-    ),
+_OF_ALL_TASKS = {
     "labels that are null or a name for each class": (
         "outputs labels",
-        lambda d: d["labels"] is None or _is_list(d["labels"], str, d["outputs"][0]["shape"][1]),
+        lambda d: d["labels"] is None or _is_list(d["labels"], str, d["outputs"][-1]["shape"][-1]),
     ),
     "a recommended recipe for cpu": ("recommended", lambda d: isinstance(d["recommended"]["cpu"], str)),
+}
+_PROMISES = {
+    "classes": {
+        "a classifier, whose output_kind is logits or probabilities,": ("output_kind", lambda d: d["output_kind"] in TASKS["classes"]),
+        "one output of shape [1, classes]": ("outputs", lambda d: _are_outputs(d["outputs"], 2)),
+        **_OF_ALL_TASKS,
+    },
+    "boxes": {
+        "the outputs boxes, of shape [1, anchors, 4], and scores, of shape [1, anchors, classes],": (
+            "outputs",
+            lambda d: (
+                _are_outputs(d["outputs"], 3, 3)
+                and [output["name"] for output in d["outputs"]] == ["boxes", "scores"]
+                and d["outputs"][0]["shape"] == [1, d["outputs"][1]["shape"][1], 4]
+            ),
+        ),
+        **_OF_ALL_TASKS,
+    },
+    "masks": {
+        "one output of shape [1, *crop, classes]": (
+            "outputs",
+            lambda d: _are_outputs(d["outputs"], 4) and d["outputs"][0]["shape"][1:3] == d["preprocessing"]["crop"],
+        ),
+        **_OF_ALL_TASKS,
+    },
 }
 _EXPECTED = {
     "a preprocessing mode of exact or cover": ("preprocessing.mode", lambda d: d["preprocessing"]["mode"] in ("exact", "cover")),

@@ -83,14 +83,14 @@ class Camera:
         self._thread.join(timeout=1)
 
 
-def watch(classifier, number, show, top_k=5, threshold=0.0):
+def watch(classifier, number, show, top_k=None, threshold=None):
     """Classifies the newest picture of a camera again and again, until Ctrl-C.
 
     Args:
-        classifier: `Classifier`.
+        classifier: `BundleModel`.
         number: Integer. Which camera.
-        show: Function of a result, as `Classifier.classify` returns it with `frame`, the number of the picture, and of the picture.
-        top_k, threshold: As in `Classifier.classify`.
+        show: Function of a result, as `BundleModel.classify` returns it with `frame`, the number of the picture, and of the picture.
+        top_k, threshold: As in `BundleModel.classify`.
 
     Returns:
         How many pictures were classified, and the milliseconds from a picture's arrival here to its result, of the last thousand.

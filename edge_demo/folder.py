@@ -39,16 +39,31 @@ def find_pictures(folder):
     return sorted(found)
 
 
-def header(top_k):
-    """Returns the names of the columns: of an answer, the class, its index and its probability."""
-    answers = [f"{column}_{rank}" for rank in range(1, top_k + 1) for column in ("label", "index", "probability")]
+# The columns of an answer, for each of `bundle.TASKS`.
+_COLUMNS = {
+    "classes": ("label", "index", "probability"),
+    "boxes": ("label", "index", "probability", "left", "top", "right", "bottom"),
+    "masks": ("label", "index", "share"),
+}
+
+
+def header(top_k, task="classes"):
+    """Returns the names of the columns: of an answer, the class, its index and its probability, and where it is or how much of the picture."""
+    answers = [f"{column}_{rank}" for rank in range(1, top_k + 1) for column in _COLUMNS[task]]
     return ["image", *answers, "decode_ms", "preprocess_ms", "inference_ms", "error"]
 
 
-def row(result, top_k):
+def amount(entry):
+    """Returns how probable an answer is, or its share of the picture."""
+    return entry["probability"] if "probability" in entry else entry["share"]
+
+
+def row(result, top_k, task="classes"):
     """Returns a result, or `{"image", "error"}`, as the cells of a row."""
-    answers = [cell for entry in result.get("top", []) for cell in (_cell(entry["label"]), entry["index"], f"{entry['probability']:.6f}")]
-    answers += [""] * (3 * top_k - len(answers))
+    answers = []
+    for entry in result.get("top", []):
+        answers += [_cell(entry["label"]), entry["index"], f"{amount(entry):.6f}", *entry.get("box", [])]
+    answers += [""] * (len(_COLUMNS[task]) * top_k - len(answers))
     ms = result.get("ms", {})
     return [_cell(result["image"]), *answers, *(ms.get(part, "") for part in ("decode", "preprocess", "inference")), result.get("error", "")]
 
@@ -59,7 +74,7 @@ def _cell(text):
 
 
 @contextlib.contextmanager
-def open_table(path, top_k):
+def open_table(path, top_k, task="classes"):
     """Gives a function that writes a row of cells; the file gets its name once all is written.
 
     An interruption leaves what there is under the name with `.partial`. Of a link, what it leads to is written.
@@ -77,7 +92,7 @@ def open_table(path, top_k):
         # A name may hold what is no text.
         with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(header(top_k))
+            writer.writerow(header(top_k, task))
             yield writer.writerow
         partial.replace(target)
     except BrokenPipeError:  # of standard output, where the caller writes too
@@ -113,15 +128,15 @@ class _Bar:
         print("\r" + " " * (_BAR + 40) + "\r", end="", file=sys.stderr, flush=True)
 
 
-def classify_folder(classifier, paths, write, top_k=5, threshold=0.0, bar=True):
+def classify_folder(classifier, paths, write, top_k=None, threshold=None, bar=True):
     """Classifies pictures; one that cannot be is told and passed over.
 
     Args:
-        classifier: `Classifier`.
+        classifier: `BundleModel`.
         paths: List.
-        write: Function that is called with each result and picture, as `Classifier.classify_and_keep` returns them, or with `{"image", "error"}`
+        write: Function that is called with each result and picture, as `classify_and_keep` returns them, or with `{"image", "error"}`
             and `None`.
-        top_k, threshold: As in `Classifier.classify`.
+        top_k, threshold: As in `BundleModel.classify`.
         bar: Boolean. Whether a bar on standard error, if that is a terminal, shows how far it is.
 
     Returns:

@@ -182,21 +182,35 @@ def preprocess(picture, preprocessing):
 
 def prepare(opened, preprocessing):
     """As `preprocess`, of what `open_reduced` returns."""
+    height, width = preprocessing["crop"]
+    # Resizing straight to the crop gives the same pixels, and never a huge picture when one side is extreme.
+    box = _decoded_box(opened, preprocessing)
+    picture = opened.picture.resize((width, height), _FILTERS[preprocessing["interpolation"]], box=box)
+    pixels = np.asarray(picture, dtype="float32")[None]
+    return (pixels / np.float32(255) - np.float32(preprocessing["mean"])) / np.float32(preprocessing["std"])
+
+
+def visible_box(opened, preprocessing):
+    """Returns which part of a picture the model sees: left, top, right and bottom in pixels of the file, upright."""
+    left, top, right, bottom = _decoded_box(opened, preprocessing)
+    columns, rows = ((opened.factor * (at - opened.left) for at in (left, right)), (opened.factor * (at - opened.top) for at in (top, bottom)))
+    (left, right), (top, bottom) = columns, rows
+    return left, top, right, bottom
+
+
+def _decoded_box(opened, preprocessing):
+    """As `visible_box`, in pixels of what was decoded."""
     picture, (full_width, full_height), factor, first_column, first_row = opened
     height, width = preprocessing["crop"]
     down, across = _resized(opened.size, preprocessing)
     top, left = round((down - height) / 2), round((across - width) / 2)
-    # Resizing straight to the crop gives the same pixels, and never a huge picture when one side is extreme.
     scale_x, scale_y = full_width / factor / across, full_height / factor / down
-    box = (
+    return (
         first_column + left * scale_x,
         first_row + top * scale_y,
         min(first_column + (left + width) * scale_x, picture.width),
         min(first_row + (top + height) * scale_y, picture.height),
     )
-    picture = picture.resize((width, height), _FILTERS[preprocessing["interpolation"]], box=box)
-    pixels = np.asarray(picture, dtype="float32")[None]
-    return (pixels / np.float32(255) - np.float32(preprocessing["mean"])) / np.float32(preprocessing["std"])
 
 
 def _resized(size, preprocessing):

@@ -355,7 +355,7 @@ def serve(bundle, samples=None, host="127.0.0.1", port=8000, open_page=False, lo
     Raises:
         InputError: If the bundle or the folder of samples cannot be used, the runtime is not installed, or the address cannot be had.
     """
-    read_bundle(bundle, classifier=False)
+    read_bundle(bundle, task=None)
     if samples is not None and not pathlib.Path(samples).is_dir():
         raise InputError(f"expected a folder of pictures, received {str(samples)!r}. Leave --samples out, or name one.")
     if not (WEB / RUNTIME).is_file():

@@ -9,7 +9,7 @@ import { drawable, explain } from "./maps.js";
 import { best } from "./numbers.js";
 import { keepAhead, offerInstall, startKeeping } from "./offline.js";
 import { giveUpChoice, isLatest, latestChoice, listenForPictures, listSamples, settleChoice, startChoice } from "./pictures.js";
-import { element, fillSelect, hideProblem, legible, showClasses, showMap, showNote, showPixels, showProblem, showRunning, showTimes } from "./view.js";
+import { element, fillSelect, hideProblem, legible, showBoxes, showClasses, showMap, showNote, showPixels, showProblem, showRunning, showTimes } from "./view.js";
 
 const FOLDER = "bundle/";
 const LIVE_TIMES = 300; // the pictures of a live run that median and p90 are of
@@ -73,7 +73,7 @@ function describeModel() {
 }
 
 function fillControls() {
-  const { recommended, outputs } = description;
+  const { recommended, outputs, output_kind: kind } = description;
   describeModel();
   fillSelect(controls.size, sizes.map((size, i) => [String(i), inputSize(size)])); // prettier-ignore
   element("size-part").hidden = sizes.length < 2;
@@ -99,12 +99,25 @@ function fillControls() {
   const takes = globalThis.crossOriginIsolated ? "a browser with relaxed SIMD" : "https or localhost, and the headers that `swin-keras serve` sends";
   if (!can.threads) showNote("threads-note", `One thread only: more take ${takes}.`);
   enableThreads();
-  element("top-k-part").hidden = element("threshold-part").hidden = !classOutput(description);
-  const drawn = drawable(outputs);
-  element("map-part").hidden = !drawn.length;
+  const dense = ["boxes", "masks"].includes(kind);
+  element("top-k-part").hidden = element("threshold-part").hidden = !classOutput(description) && !dense;
+  if (dense) nameResults(kind);
+  const drawn = drawable(description);
+  element("map-part").hidden = !drawn.length && kind !== "masks";
+  element("map-output-part").hidden = !drawn.length;
   fillSelect(controls.map, [["", "none"], ...drawn.map(({ name }) => /** @type {[string, string]} */ ([String(outputs.findIndex((o) => o.name === name)), name]))]);
   controls.map.value = controls.map.options[controls.map.options.length - 1].value;
   explainMap();
+}
+
+/** What stands where classes stand, and how much of it at first, as in Python. @param {string} kind */
+function nameResults(kind) {
+  element("classes-title").textContent = kind === "boxes" ? "Objects" : "Classes by area";
+  element("classes-note").textContent = kind === "boxes" ? "The objects in a picture appear here." : "The classes of a picture's pixels appear here.";
+  element("top-k-name").textContent = kind === "boxes" ? "Objects shown" : "Classes shown";
+  controls.topK.value = kind === "boxes" ? "100" : "10";
+  controls.threshold.value = kind === "boxes" ? "50" : "0";
+  element("threshold-value").textContent = `${controls.threshold.value} %`;
 }
 
 /** @param {HTMLInputElement} control */
@@ -202,6 +215,7 @@ function showStage(which) {
   element("shown").hidden = which !== "shown";
   element("video").hidden = which !== "video";
   showMap(null, description.preprocessing.crop, 0);
+  showBoxes(null, []);
 }
 
 /** Nothing stands beside a picture that is not of it. */
@@ -209,6 +223,7 @@ function clearResult() {
   result = null;
   delete element("classes").dataset.picture;
   showClasses([], "");
+  showBoxes(null, []);
   showTimes([], "");
 }
 
@@ -262,25 +277,28 @@ function chosenMap() {
 
 function showResult() {
   if (!result) return;
-  const { probabilities } = result;
+  const { found, mask } = result;
+  const values = result.probabilities ?? mask?.shares;
   const count = atLeastOne(controls.topK);
   const threshold = Number(controls.threshold.value) / 100;
   let note = "";
-  if (!probabilities) note = "This model gives features, not classes: see the map on the picture.";
-  const shown = probabilities ? best(probabilities, count, threshold) : [];
-  if (probabilities && !shown.length) note = `No class reaches ${controls.threshold.value} %.`;
+  if (!values && !found) note = "This model gives features, not classes: see the map on the picture.";
+  const shown = values
+    ? best(values, count, threshold).filter((index) => !mask || values[index]).map((index) => ({ index, probability: values[index] })) // prettier-ignore
+    : (found ?? []).filter(({ probability }) => probability >= threshold).slice(0, count);
+  if ((values || found) && !shown.length) note = `${found ? "Nothing" : "No class"} reaches ${controls.threshold.value} %.`;
   if (result.hidden) note += " Where the picture is transparent, Python may read other colours; of PNG files it reads the same.";
-  showClasses(
-    shown.map((index) => ({ index, label: description.labels?.[index] ?? `class ${index}`, probability: /** @type {Float64Array} */ (probabilities)[index] })),
-    note.trim(),
-  );
+  const rows = shown.map((answer) => ({ ...answer, label: description.labels?.[answer.index] ?? `class ${answer.index}` }));
+  showClasses(rows, note.trim(), Boolean(mask || found));
+  showBoxes(result, rows);
   const { recipe, accelerator, size } = element("running").dataset;
   Object.assign(element("classes").dataset, { picture: result.of, recipe, accelerator, size });
   drawMapOnPicture();
 }
 
 function drawMapOnPicture() {
-  showMap(result, description.preprocessing.crop, Number(controls.strength.value));
+  const background = (description.labels ?? []).findIndex((label) => label.toLowerCase() === "background");
+  showMap(result, description.preprocessing.crop, Number(controls.strength.value), background);
   const chosen = chosenMap();
   element("map").dataset.output = chosen !== null && result?.map ? description.outputs[chosen].name : "";
 }
@@ -376,7 +394,7 @@ function listen() {
   element("dismiss").onclick = hideProblem;
   element("shown").onload = (event) => {
     showPixels(event);
-    drawMapOnPicture();
+    showResult();
   };
   element("shown").onerror = () => element("drop").classList.remove("filled");
 
@@ -408,7 +426,7 @@ function listen() {
     dropMap();
     classify();
   };
-  addEventListener("resize", drawMapOnPicture);
+  addEventListener("resize", showResult);
   offerInstall(element("install"));
 }
 

@@ -10,7 +10,7 @@ import { sha256 } from "./sha256.js";
  * @property {{shape: number[], dtype: string, layout: string}} input
  * @property {import("./preprocess.js").Preprocessing} preprocessing
  * @property {string[] | null} labels
- * @property {string} output_kind "logits", "probabilities" or "features".
+ * @property {string} output_kind "logits", "probabilities", "boxes", "masks" or "features".
  * @property {{name: string, index: number, shape: number[]}[]} outputs
  * @property {{recipe: string, file: string, bytes: number, sha256: string}[]} files
  * @property {Record<string, string | null>} recommended
@@ -137,8 +137,15 @@ function names(description) {
  * @param {Description} description
  */
 export function classOutput({ output_kind: kind, outputs }) {
+  if (["boxes", "masks"].includes(kind)) return undefined;
   const named = outputs.find(({ name, shape }) => ["logits", "probabilities"].includes(name) && shape.length === 2);
   return named ?? (["logits", "probabilities"].includes(kind) ? outputs[0] : undefined);
+}
+
+/** How many classes a model knows: of pictures, boxes or pixels. @param {Description} description */
+function countClasses(description) {
+  const { output_kind: kind, outputs } = description;
+  return (["boxes", "masks"].includes(kind) ? outputs[outputs.length - 1] : classOutput(description))?.shape.slice(-1)[0];
 }
 
 /** @param {string} path @param {AbortSignal} [signal] */
@@ -201,21 +208,38 @@ const isString = (value) => typeof value === "string";
 const isWhole = (value) => Number.isInteger(value);
 /** @param {number} limit @returns {(value: any) => boolean} */
 const within = (limit) => (value) => typeof value === "number" && value >= -limit && value <= limit;
+/** @param {any} shape @param {number} length Of one picture. */
+const isPositive = (shape, length) => isList(shape, (side) => isWhole(side) && side > 0, length) && shape[0] === 1;
 /** @param {string} name */
 const isInside = (name) => !name.startsWith("/") && !name.split("/").includes("..") && !name.includes("\\");
 
 /** What this app relies on, in the words of the error. @type {[string, (d: any) => boolean][]} */
 const EXPECTED = [
-  ["a known output_kind", (d) => ["logits", "probabilities", "features"].includes(d.output_kind)],
+  ["a known output_kind", (d) => ["logits", "probabilities", "boxes", "masks", "features"].includes(d.output_kind)],
   [
     "outputs with name, index and shape",
     (d) => isList(d.outputs, (o) => isString(o.name) && isWhole(o.index) && o.index >= 0 && isList(o.shape, isWhole)),
   ],
   [
     "labels that are null or a name for each class",
-    (d) => d.labels === null || (isList(d.labels, isString) && (classOutput(d)?.shape[1] ?? d.labels.length) === d.labels.length),
+    (d) => d.labels === null || (isList(d.labels, isString) && (countClasses(d) ?? d.labels.length) === d.labels.length),
   ],
-  ["a classifier's output of shape [1, classes]", (d) => d.output_kind === "features" || isList(classOutput(d)?.shape, isWhole, 2)],
+  ["a classifier's output of shape [1, classes]", (d) => ["boxes", "masks", "features"].includes(d.output_kind) || isList(classOutput(d)?.shape, isWhole, 2)],
+  [
+    "the outputs boxes, of shape [1, anchors, 4], and scores, of shape [1, anchors, classes],",
+    ({ output_kind: kind, outputs: [boxes, scores, ...others] }) =>
+      kind !== "boxes" ||
+      (boxes.name === "boxes" &&
+        scores.name === "scores" &&
+        !others.length &&
+        [boxes.shape, scores.shape].every((shape) => isPositive(shape, 3)) &&
+        String(boxes.shape) === String([1, scores.shape[1], 4])),
+  ],
+  [
+    "one output of shape [1, *crop, classes]",
+    ({ output_kind: kind, outputs: [{ shape }, ...others], preprocessing }) =>
+      kind !== "masks" || (isPositive(shape, 4) && !others.length && String(shape.slice(1, 3)) === String(preprocessing.crop)),
+  ],
   ["recommended recipes", (d) => typeof d.recommended === "object" && d.recommended !== null],
   ["a preprocessing mode of exact or cover", (d) => ["exact", "cover"].includes(d.preprocessing.mode)],
   ["an interpolation of bilinear or bicubic", (d) => ["bilinear", "bicubic"].includes(d.preprocessing.interpolation)],

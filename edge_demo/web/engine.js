@@ -3,6 +3,7 @@
 import { supportsThreads, supportsWaiting } from "./builds.js";
 import { classOutput } from "./bundle.js";
 import { decodeBitmap, decodeFile } from "./decode.js";
+import { findBoxes, findMask } from "./dense.js";
 import { InputError } from "./errors.js";
 import { loadAndCompile, loadLiteRt, Tensor } from "./litert/core.js";
 import { drawMap } from "./maps.js";
@@ -27,6 +28,8 @@ import { preprocess } from "./preprocess.js";
 /**
  * @typedef {object} Result
  * @property {Float64Array | null} probabilities `null` for a model without classes.
+ * @property {import("./dense.js").Found[] | null} found `null` for a model that finds no boxes.
+ * @property {import("./dense.js").Mask | null} mask `null` for a model without one.
  * @property {import("./maps.js").HeatMap | null} map
  * @property {{decode: number, preprocess: number, inference: number}} ms
  * @property {number} width @property {number} height Of the picture.
@@ -115,10 +118,13 @@ async function run({ picture, name, map }) {
   const isProbability = description.output_kind === "probabilities" || classes?.name === "probabilities";
   const probabilities = scores ? (isProbability ? Float64Array.from(scores) : softmax(scores)) : null;
   const drawn = map === null ? null : drawMap(description.outputs[map], outputs[map], description.preprocessing.crop);
-  for (const values of [probabilities, drawn?.values]) if (values) checkNumbers(values, recipe, name);
+  const kind = description.output_kind;
+  for (const values of [probabilities, drawn?.values, ...(["boxes", "masks"].includes(kind) ? outputs : [])]) if (values) checkNumbers(values, recipe, name);
   if (probabilities) checkProbabilities(probabilities, recipe);
   return {
     probabilities,
+    found: kind === "boxes" ? findBoxes(outputs[0], outputs[1]) : null,
+    mask: kind === "masks" ? findMask(outputs[0], description.outputs[0].shape) : null,
     map: drawn,
     ms: { decode: decoded - started, preprocess: prepared - decoded, inference: finished - prepared },
     width: pixels.width,

@@ -3,8 +3,9 @@
 /** @typedef {{rows: number, columns: number, cell: number, values: Float32Array}} HeatMap From 0 to 1; `cell` is a side in pixels of the input. */
 /** @typedef {{name: string, shape: number[]}} Output */
 
-/** Which outputs can be drawn. @param {Output[]} outputs */
-export function drawable(outputs) {
+/** Which outputs can be drawn: boxes and masks are so in any case. @param {{output_kind: string, outputs: Output[]}} description */
+export function drawable({ output_kind: kind, outputs }) {
+  if (["boxes", "masks"].includes(kind)) return [];
   return outputs.filter((output) => isAttention(output) || isGrid(output));
 }
 

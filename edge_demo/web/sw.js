@@ -7,7 +7,7 @@ const PATIENCE = 5000; // ms for a server to begin its answer, where one is kept
 // The app. What it loads besides, the runtime, bundle and samples, is kept as it is loaded.
 const APP = [
   "./", "style.css", "manifest.webmanifest", "icon.svg", "icon-192.png", "icon-512.png",
-  "app.js", "builds.js", "bundle.js", "camera.js", "client.js", "decode.js", "engine.js", "errors.js", "exif.js", "header.js", "maps.js", "numbers.js",
+  "app.js", "builds.js", "bundle.js", "camera.js", "client.js", "decode.js", "dense.js", "engine.js", "errors.js", "exif.js", "header.js", "maps.js", "numbers.js",
   "offline.js", "pictures.js", "png.js", "preprocess.js", "resample.js", "sha256.js", "view.js", "worker.js",
   "litert/core.js", "litert/wasm-utils.js",
 ];

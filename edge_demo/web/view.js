@@ -70,15 +70,16 @@ export function showRunning(state, text, share) {
 
 /**
  * Shows the classes as bars. Rows are used again, so that bars of a live picture move and do not flicker.
- * @param {{index: number, label: string, probability: number}[]} rows @param {string} note
+ * @param {{index: number, label: string, probability: number}[]} rows @param {string} note @param {boolean} [coloured] As on the picture.
  */
-export function showClasses(rows, note) {
+export function showClasses(rows, note, coloured = false) {
   const list = element("classes");
   while (list.children.length > rows.length) list.lastElementChild?.remove();
   rows.forEach(({ index, label, probability }, i) => {
     const row = /** @type {HTMLElement} */ (list.children[i] ?? list.appendChild(makeRow()));
     Object.assign(row.dataset, { index, probability });
     row.style.setProperty("--share", probability.toFixed(4));
+    row.style.setProperty("--colour", coloured ? classColour(index) : "");
     row.children[0].textContent = legible(label);
     row.children[1].textContent = `${(100 * probability).toFixed(1)} %`;
   });
@@ -107,12 +108,14 @@ export function showTimes(all, note) {
 /**
  * Lays a map over the part of the picture that the model sees, or takes it away.
  * @param {Result | null} result @param {[number, number]} crop Height and width of the input. @param {number} strength
+ * @param {number} [background] The class whose pixels a mask leaves as they are.
  */
-export function showMap(result, crop, strength) {
+export function showMap(result, crop, strength, background = -1) {
   const canvas = element("map");
-  canvas.hidden = !result?.map;
-  if (!result?.map) return;
-  const { rows, columns, cell, values } = result.map;
+  const map = result?.map ?? (result?.mask ? { ...result.mask, cell: 1 } : null);
+  canvas.hidden = !map;
+  if (!result || !map) return;
+  const { rows, columns, cell } = map;
   const { width, height, box } = result;
   placeOnPicture(element("visible"), width, height, box);
   Object.assign(canvas, { width: columns, height: rows });
@@ -120,8 +123,53 @@ export function showMap(result, crop, strength) {
   Object.assign(canvas.style, { width: `${(100 * columns * cell) / crop[1]}%`, height: `${(100 * rows * cell) / crop[0]}%`, opacity: strength });
   const context = /** @type {CanvasRenderingContext2D} */ (/** @type {HTMLCanvasElement} */ (canvas).getContext("2d"));
   const pixels = context.createImageData(columns, rows);
-  values.forEach((value, i) => pixels.data.set(heat(value), 4 * i));
+  if ("values" in map) map.values.forEach((value, i) => pixels.data.set(heat(value), 4 * i));
+  else map.classes.forEach((index, i) => pixels.data.set(index === background ? [0, 0, 0, 0] : [...rgb(classHue(index)), 255], 4 * i));
+  canvas.classList.toggle("mask", !("values" in map));
   context.putImageData(pixels, 0, 0);
+}
+
+/**
+ * Draws boxes with their labels on the picture, the most likely over the others, or takes them away.
+ * @param {Result | null} result @param {{index: number, label: string, probability: number}[]} rows Those of `result.found` that are shown.
+ */
+export function showBoxes(result, rows) {
+  const part = element("visible");
+  for (const box of part.querySelectorAll(".box")) box.remove();
+  if (!result?.found) return;
+  placeOnPicture(part, result.width, result.height, result.box);
+  result.found.slice(0, rows.length).forEach(({ box: [top, left, bottom, right] }, i) => {
+    const box = document.createElement("div");
+    box.className = "box";
+    const sides = { left, top, width: right - left, height: bottom - top };
+    for (const [side, share] of Object.entries(sides)) box.style.setProperty(side, `${100 * share}%`);
+    box.style.setProperty("--colour", classColour(rows[i].index));
+    box.style.zIndex = String(rows.length - i);
+    const label = box.appendChild(document.createElement("span"));
+    label.textContent = `${legible(rows[i].label)} ${Math.round(100 * rows[i].probability)} %`;
+    label.dir = "auto";
+    part.append(box);
+  });
+}
+
+/** The hues of neighbours are far apart. As overlay.py. @param {number} index */
+function classHue(index) {
+  return (index * 137.508) % 360;
+}
+
+/** Light enough for dark letters. @param {number} index */
+function classColour(index) {
+  return `hsl(${classHue(index)} 80% 65%)`;
+}
+
+/** That of `classColour`. @param {number} hue */
+function rgb(hue) {
+  const [saturation, lightness] = [0.8, 0.65];
+  const reach = saturation * Math.min(lightness, 1 - lightness);
+  return [0, 8, 4].map((n) => {
+    const k = (n + hue / 30) % 12;
+    return Math.round(255 * (lightness - reach * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
+  });
 }
 
 /** @param {HTMLElement} part @param {number} width @param {number} height @param {Result["box"]} box */

@@ -239,7 +239,9 @@ def test_a_drawing_that_cannot_be_written_is_the_error_of_its_picture_and_the_ot
 
 def test_names_that_some_disks_take_for_one_are_drawn_into_two_files(tmp_path):
     drawings = overlay.Overlays(tmp_path, [tmp_path / "B-OVERLAY.JPG"])
-    found = [drawings.write(name, Image.new("RGB", (8, 8)), []).name for name in ("A.png", "a.png", "caf\u00e9.png", "cafe\u0301.png", "b.png")]
+    found = [
+        drawings.write(name, Image.new("RGB", (8, 8)), {"top": []}).name for name in ("A.png", "a.png", "caf\u00e9.png", "cafe\u0301.png", "b.png")
+    ]
     assert found == ["A-overlay.jpg", "a-2-overlay.jpg", "caf\u00e9-overlay.jpg", "cafe\u0301-2-overlay.jpg", "b-2-overlay.jpg"]
 
 
@@ -250,7 +252,7 @@ def test_a_drawing_takes_the_place_of_one_of_ours_and_of_no_other_file(tmp_path)
     (tmp_path / "c-overlay.jpg").symlink_to("a-overlay.jpg")
     for _ in range(2):
         drawings = overlay.Overlays(tmp_path, [])
-        found = [drawings.write(f"{name}.png", Image.new("RGB", (8, 8)), [], again=name == "b").name for name in "abbcd"]
+        found = [drawings.write(f"{name}.png", Image.new("RGB", (8, 8)), {"top": []}, again=name == "b").name for name in "abbcd"]
         assert found == ["a-2-overlay.jpg", *["b-2-overlay.jpg"] * 2, "c-2-overlay.jpg", "d-overlay.jpg"]
     assert all((tmp_path / name).read_bytes() == content for name, content in mine.items()) and (tmp_path / "c-overlay.jpg").is_symlink()
     assert names(tmp_path) == sorted([*mine, *found[:2], *found[3:], "c-overlay.jpg"])
@@ -258,7 +260,7 @@ def test_a_drawing_takes_the_place_of_one_of_ours_and_of_no_other_file(tmp_path)
 
 def test_a_label_is_drawn_in_a_font_that_has_its_letters_or_as_a_number(monkeypatch):
     def pixels(label):
-        return np.asarray(overlay.draw(Image.new("RGB", (8, 8)), [{"label": label, "index": 17, "probability": 0.5}]))
+        return np.asarray(overlay.draw(Image.new("RGB", (8, 8)), {"top": [{"label": label, "index": 17, "probability": 0.5}]}))
 
     if overlay._load_font("DejaVuSans.ttf") is not None:
         assert (pixels("Kätzchen Ж") != pixels("Katzchen X")).any() and (pixels("Kätzchen Ж") != pixels("class 17")).any()
@@ -280,7 +282,7 @@ def test_overlays_inside_the_folder_that_is_read_are_refused(bundle, pictures, c
 def test_a_bar_is_as_long_as_its_probability(rng):
     picture = Image.fromarray(rng.integers(0, 256, (20, 80, 3)).astype("uint8"))
     top = [{"label": "a", "probability": 0.75}, {"label": "\ud800\x1b" + "é" * 500, "probability": 0.25}, {"label": "b", "probability": 0.0}]
-    sheet = np.asarray(overlay.draw(picture, top)).astype(int)
+    sheet = np.asarray(overlay.draw(picture, {"top": top})).astype(int)
     assert sheet.shape == (160 + 3 * 26, 640, 3)
     np.testing.assert_array_equal(sheet[:160], np.kron(np.asarray(picture), np.ones((8, 8, 1))))
     blue = (abs(sheet - (0x9E, 0xCB, 0xFF)).sum(axis=-1) < 9)[160:]
@@ -289,7 +291,7 @@ def test_a_bar_is_as_long_as_its_probability(rng):
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 1), (1, 3000), (2000, 1500)])
 def test_a_picture_of_any_size_is_drawn(size):
-    sheet = overlay.draw(Image.new("RGB", size, "red"), [{"label": "a", "probability": 1.0}])
+    sheet = overlay.draw(Image.new("RGB", size, "red"), {"top": [{"label": "a", "probability": 1.0}]})
     assert sheet.width == 640 and 27 <= sheet.height <= 666
 
 

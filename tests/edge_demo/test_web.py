@@ -20,7 +20,11 @@ from PIL import Image, ImageCms
 from swin_keras.edge_demo import Classifier, InputError, open_picture, preprocess
 from swin_keras.edge_demo.bundle import read_bundle
 from swin_keras.edge_demo.classifier import TFLiteModel
-from swin_keras.edge_demo.preprocess import open_reduced
+from swin_keras.edge_demo.dense import open_bundle, unpack
+from swin_keras.edge_demo.preprocess import Opened, open_reduced
+from test_dense import describe as describe_dense
+from test_dense import device as dense_device
+from test_dense import write_bundles
 from test_serve import DESCRIPTION
 
 WEB = ROOT / "edge_demo" / "web"
@@ -112,6 +116,25 @@ def test_numbers_are_numpys(node, rng):
     assert node(request, {**request, "threshold": 0.2}, {**request, "count": 99}) == [[1, 3, 0, 2], [1, 3, 0], [1, 3, 0, 2, 4]]
 
 
+def test_boxes_and_masks_are_those_of_the_python_program(node, rng):
+    places = rng.uniform(0, 1, (60, 2, 2)).astype("float32")
+    boxes = np.concatenate([places.min(1), places.max(1) * 1.2], -1)
+    scores = rng.normal(-1, 2, (60, 4)).astype("float32")
+    found, mask = node(
+        {"name": "findBoxes", "boxes": boxes.tobytes(), "scores": scores.tobytes()},
+        {"name": "findMask", "logits": (logits := rng.standard_normal((5, 7, 4)).astype("float32")).tobytes(), "shape": [1, 5, 7, 4]},
+    )
+    model = dense_device("boxes", [boxes[None], scores[None]], labels=None)
+    model.labels = None
+    expected = model.classify_opened("a.png", Opened(Image.new("RGB", (100, 100)), (100, 100)), 0.0, threshold=0.01)["top"]
+    assert [row["index"] for row in found] == [answer["index"] for answer in expected] and 5 < len(found) < 55
+    np.testing.assert_allclose([row["probability"] for row in found], [answer["probability"] for answer in expected], rtol=1e-6)
+    received = np.array([row["box"] for row in found])[:, [1, 0, 3, 2]]
+    np.testing.assert_allclose(100 * received, [answer["box"] for answer in expected], atol=0.051)
+    assert mask["classes"] == logits.argmax(-1).ravel().tolist() and (mask["rows"], mask["columns"]) == (5, 7)
+    np.testing.assert_allclose(mask["shares"], np.bincount(logits.argmax(-1).ravel(), minlength=4) / 35)
+
+
 def test_numbers_that_are_none_are_refused(node, rng):
     values = rng.standard_normal(11).astype("float32")
     request = {"name": "checkNumbers", "recipe": "float16", "picture": "a.png"}
@@ -187,7 +210,8 @@ def test_a_broken_description_is_refused_in_pythons_words(node, tmp_path, descri
 def test_a_right_description_is_read_and_unknown_keys_are_left_alone(node):
     features = changed(output_kind="features", labels=None, outputs=[{"name": "stage1", "index": 0, "shape": [1, 6, 10, 8]}])
     both = changed(outputs=[*features["outputs"], *DESCRIPTION["outputs"]])
-    for description in (changed(), changed(labels=None), changed(signatures={"serving_default": {}}), features, both):
+    finders = describe_dense("boxes"), describe_dense("masks")
+    for description in (changed(), changed(labels=None), changed(signatures={"serving_default": {}}), features, both, *finders):
         assert node({"name": "readBundle", "content": json.dumps(description).encode()}) == [None]
     (file,) = changed()["files"]
     sizes = [changed(files=[{**file, "bytes": size}]) for size in (None, 0, -7, 7.5, "7")]
@@ -524,6 +548,8 @@ def served(tmp_path_factory):
     export_bundle(backbone, folder / "features", recipes=["float32"], preprocessing=settings)
     export_bundle(model, folder / "sizes", recipes=["float32"], labels=LABELS, preprocessing=settings, sizes=[(48, 64)], uint8_input=True)
 
+    write_bundles(folder)
+
     samples = folder / "samples"
     samples.mkdir()
     write_pictures(samples)
@@ -595,6 +621,7 @@ def seen(browser, served):
         "other": str(served / "other"),
         "unfit": str(served / "unfit"),
         "sizes": str(served / "sizes"),
+        "dense": [str(served / kind) for kind in ("boxes", "masks")],
         "samples": str(served / "samples"),
         "classified": CLASSIFIED,
         "settings": SETTINGS,
@@ -865,6 +892,32 @@ def test_a_map_is_laid_over_what_the_model_sees(part, served):
         place += [(box[2] - box[0]) * scale / client_wide, (box[3] - box[1]) * scale / client_high]
         np.testing.assert_allclose(received["part"], place, atol=0.01)
         np.testing.assert_allclose(received["drawn"], [0, 0, grid[1] * cell / 40, grid[0] * cell / 32], atol=0.02)
+
+
+@pytest.mark.slow
+def test_boxes_and_masks_are_laid_over_the_picture(part, served):
+    boxes, masks = part("dense")
+    name = CLASSIFIED[1]
+    expected = open_bundle(served / "boxes").classify(served / "samples" / name, threshold=0.2)
+    assert quiet(boxes["seen"]) and boxes["titles"] == ["Objects", "Objects shown", "50 %"] and boxes["part"] == [False, False]
+    assert [row["index"] for row in boxes["rows"]] == [answer["index"] for answer in expected["top"]] and len(boxes["rows"]) > 3
+    np.testing.assert_allclose([row["probability"] for row in boxes["rows"]], [answer["probability"] for answer in expected["top"]], atol=1e-3)
+    assert len(boxes["drawn"]) == len(boxes["rows"]) and len(boxes["few"]) < len(boxes["drawn"])
+    width, height = expected["size"]
+    for drawn, answer in zip(boxes["drawn"], expected["top"], strict=True):
+        left, top, right, bottom = answer["box"]
+        np.testing.assert_allclose(drawn["place"], [left / width, top / height, (right - left) / width, (bottom - top) / height], atol=0.03)
+        assert drawn["text"] == f"{answer['label']} {100 * answer['probability']:.0f} %"
+
+    expected = open_bundle(served / "masks").classify(served / "samples" / name)
+    assert quiet(masks["seen"]) and masks["titles"] == ["Classes by area", "Classes shown", "0 %"] and masks["part"] == [True, False]
+    received = {row["index"]: row["probability"] for row in masks["rows"]}
+    assert list(received) == [answer["index"] for answer in expected["top"]] and masks["drawn"] == []
+    np.testing.assert_allclose(list(received.values()), [answer["share"] for answer in expected["top"]], atol=5e-3)
+    classes = unpack(expected["mask"])
+    colours = np.reshape(masks["map"]["data"], (*classes.shape, 4))
+    shown = np.mean((colours[..., 3] > 0) == (classes > 0))  # The first class is the background.
+    assert shown > 0.99 and len(np.unique(colours[classes == 1], axis=0)) <= 3
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { listSizes, readBundle, readFile } from "../../../edge_demo/web/bundle.js";
+import { findBoxes, findMask } from "../../../edge_demo/web/dense.js";
 import { explain } from "../../../edge_demo/web/decode.js";
 import { readOrientation } from "../../../edge_demo/web/exif.js";
 import { readHeader } from "../../../edge_demo/web/header.js";
@@ -43,6 +44,11 @@ const run = {
   orientation: ({ content }) => readOrientation(bytes(content)),
   softmax: ({ values }) => [...softmax(values)],
   best: ({ values, count, threshold }) => best(Float64Array.from(values), count, threshold),
+  findBoxes: ({ boxes, scores }) => findBoxes(floats(boxes), floats(scores)),
+  findMask({ logits, shape }) {
+    const { classes, shares, ...rest } = findMask(floats(logits), shape);
+    return { ...rest, classes: [...classes], shares: [...shares] };
+  },
   quantile: ({ values, fraction }) => quantile(values, fraction),
   map({ output, values, size }) {
     const map = drawMap(output, floats(values), size);

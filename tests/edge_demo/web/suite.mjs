@@ -69,6 +69,16 @@ async function classes(page, name) {
   );
 }
 
+/** Where the boxes on the picture are, as fractions of what the model sees, and what stands at them. */
+async function drawnBoxes(page) {
+  return page.$$eval("#visible .box", (boxes) =>
+    boxes.map((box) => {
+      const [a, b] = [box, box.parentElement].map((part) => part.getBoundingClientRect());
+      return { place: [(a.left - b.left) / b.width, (a.top - b.top) / b.height, a.width / b.width, a.height / b.height], text: box.textContent };
+    }),
+  );
+}
+
 async function classifySample(page, name) {
   await page.click(`#samples button[data-name="${name}"]`);
   return classes(page, name);
@@ -397,6 +407,33 @@ const checks = {
     await context.close();
     await features.stop();
     return { ...facts, seen };
+  },
+
+  /** Boxes, and a mask, on a picture: of a detector and a segmenter. */
+  async dense() {
+    const all = [];
+    for (const bundle of config.dense) {
+      const own = await serve(bundle);
+      const { page, seen, context } = await open(own.url);
+      await page.waitForSelector(READY);
+      const name = config.classified[1];
+      const facts = { titles: [await text(page, "#classes-title"), await text(page, "#top-k-name"), await text(page, "#threshold-value")] };
+      await classifySample(page, name);
+      facts.few = await drawnBoxes(page);
+      await page.fill("#threshold", bundle.endsWith("boxes") ? "20" : "0");
+      facts.rows = await classes(page, name);
+      facts.drawn = await drawnBoxes(page);
+      facts.map = await page.evaluate(() => {
+        const canvas = document.getElementById("map");
+        return canvas.hidden ? null : { data: [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data] };
+      });
+      facts.part = [await page.isVisible("#map-strength"), await page.isVisible("#map-output")];
+      await shot(page, `dense-${all.length}`);
+      await context.close();
+      await own.stop();
+      all.push({ ...facts, seen });
+    }
+    return all;
   },
 
   /** A bundle whose files take pictures of two sizes. */
