@@ -12,6 +12,7 @@ FOLDERS = {
 }
 ROOT = pathlib.Path(__file__).parent
 KERAS_HUB = "keras-hub>=0.32,<0.33"
+COCO_TOOLS = "pycocotools>=2.0.8,<3"
 
 
 def packages_in(name, folder):
@@ -50,9 +51,9 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "jax": ["jax>=0.6"],
         "torch": ["torch>=2.6"],
-        "detection": [KERAS_HUB],
+        "detection": [KERAS_HUB, COCO_TOOLS],
         "camera": ["opencv-python-headless>=4"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.6", KERAS_HUB],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.6", KERAS_HUB, COCO_TOOLS],
     },
     entry_points={"console_scripts": ["swin-keras = swin_keras.cli:main"]},
 )

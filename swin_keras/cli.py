@@ -86,6 +86,12 @@ def _parser():
     command.add_argument("--json", action="store_true", help="print one line of JSON")
 
     command = add("demo", _demo, "train on handwritten digits, export, and write samples to classify")
+    command.add_argument(
+        "--task",
+        choices=("classify", "detect", "segment"),
+        default="classify",
+        help="what to find: scans' classes, or in scenes boxes or masks (default: classify)",
+    )
     command.add_argument("--out", default="demo-out", metavar="DIR", help="(default: demo-out)")
     command.add_argument("--seed", type=_whole_number, default=0, metavar="N", help="(default: 0)")
 
@@ -229,9 +235,13 @@ def _models(arguments):
 
 def _demo(arguments):
     _start_tensorflow()
-    from swin_keras.demo import demo
+    if arguments.task == "classify":
+        from swin_keras.demo import demo
 
-    demo(arguments.out, arguments.seed)
+        return demo(arguments.out, arguments.seed)
+    from swin_keras.dense_demo import dense_demo
+
+    return dense_demo(arguments.task, arguments.out, arguments.seed)
 
 
 def _train(arguments):

@@ -9,7 +9,7 @@ from conftest import ROOT, load_script
 from swin_keras.cli import main
 
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
-LONG = ("compression.md", "export.md")
+LONG = ("compression.md", "export.md", "models.md", "tasks.md")
 TRANSLATIONS = {ROOT / "README.ko.md": ROOT / "README.md", ROOT / "docs" / "ko" / "architecture.md": ROOT / "docs" / "architecture.md"}
 
 

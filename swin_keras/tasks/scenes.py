@@ -2,6 +2,8 @@
 
 import numpy as np
 
+# Of the pixels, for the networks.
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 # Of the background the class is 0.
 CLASSES = ("background", *map(str, range(10)))
 _SPLITS = ("train", "validation", "test")
@@ -79,15 +81,56 @@ class Scenes:
             "classes": np.array(found, "int32"),
         }
 
-    def arrays(self, split, count, start=0):
-        """Makes several scenes.
+    def segmentation(self, split, count, start=0):
+        """Makes several scenes for a segmenter.
 
         Returns:
-            Normalized pictures, float32 `(count, height, width, 3)`, and masks, uint8 `(count, height, width)`.
+            Pictures, float32 `(count, height, width, 3)`, normalized by `MEAN` and `STD`, and masks, uint8 `(count, height, width)`.
         """
-        scenes = [self.scene(split, start + number) for number in range(count)]
-        pictures = np.stack([scene["picture"] for scene in scenes]).astype("float32")
-        return (pictures / 255 - 0.5) / 0.25, np.stack([scene["mask"] for scene in scenes])
+        scenes = [self._for_segmenter(self.scene(split, start + number)) for number in range(count)]
+        return tuple(np.stack(arrays) for arrays in zip(*scenes, strict=True))
+
+    def detection(self, split, count, start=0):
+        """Makes several scenes for a detector.
+
+        Returns:
+            Pictures, uint8 `(count, height, width, 3)`, and `{"boxes": ..., "labels": ...}`: float32 `(count, 4, 4)`, top, left, bottom and right
+            in pixels, and int32 `(count, 4)`, the digits; -1 where a scene has fewer.
+        """
+        scenes = [self._for_detector(self.scene(split, start + number)) for number in range(count)]
+        pictures, boxes, labels = (np.stack(arrays) for arrays in zip(*scenes, strict=True))
+        return pictures, {"boxes": boxes, "labels": labels}
+
+    def dataset(self, task, count, batch_size):
+        """Makes scenes for training while they are needed.
+
+        Args:
+            task: `"detection"` or `"segmentation"`.
+            count: Integer. How many, a multiple of `batch_size`.
+            batch_size: Integer.
+
+        Returns:
+            A `tf.data.Dataset` of batches of what the method of that name returns.
+        """
+        import tensorflow as tf
+
+        make = self._for_detector if task == "detection" else self._for_segmenter
+        signature = [tf.TensorSpec(array.shape, array.dtype) for array in make(self.scene("train", 0))]
+
+        def scene(number):
+            arrays = tf.numpy_function(lambda n: make(self.scene("train", int(n))), [number], [spec.dtype for spec in signature])
+            picture, *target = (tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, signature, strict=True))
+            return picture, dict(zip(("boxes", "labels"), target, strict=True)) if task == "detection" else target[0]
+
+        return tf.data.Dataset.range(count).map(scene, num_parallel_calls=2).batch(batch_size, drop_remainder=True).prefetch(2)
+
+    def _for_segmenter(self, scene):
+        return ((scene["picture"] / np.float32(255) - MEAN) / STD).astype("float32"), scene["mask"]
+
+    def _for_detector(self, scene):
+        boxes, labels = np.full((_MOST_DIGITS, 4), -1, "float32"), np.full(_MOST_DIGITS, -1, "int32")
+        boxes[: len(scene["boxes"])], labels[: len(scene["boxes"])] = scene["boxes"], scene["classes"]
+        return scene["picture"], boxes, labels
 
     def _scribble(self, ink, scan, rng):
         """Puts a piece of a scan somewhere, too small to be read."""

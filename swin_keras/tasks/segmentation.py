@@ -64,6 +64,21 @@ def create_segmenter(backbone, num_classes, channels=512, pool_scales=(1, 2, 3, 
     return keras.Model(backbone.input, resize(x, backbone.input, "logits"), name=name)
 
 
+def mean_iou(predicted, masks, num_classes):
+    """Measures predicted classes of pixels: common area over that of both, the mean of the classes.
+
+    Args:
+        predicted, masks: Integer arrays of the same shape.
+        num_classes: Integer.
+
+    Returns:
+        Float. Classes that are in neither do not count.
+    """
+    metric = keras.metrics.MeanIoU(num_classes)
+    metric.update_state(np.ravel(masks), np.ravel(predicted))
+    return float(metric.result())
+
+
 @keras.saving.register_keras_serializable(package="swin_keras")
 class Resize(keras.layers.Layer):
     """Resizes `(b, h, w, c)` bilinearly, with pixels as areas: as PyTorch does without `align_corners`.

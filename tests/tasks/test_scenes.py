@@ -36,11 +36,32 @@ def test_a_box_holds_the_pixels_of_its_digit_and_touches_them_on_each_side(scene
 
 
 def test_arrays_are_the_normalized_pictures_and_the_masks(scenes):
-    pictures, masks = scenes.arrays("train", 3, start=7)
+    pictures, masks = scenes.segmentation("train", 3, start=7)
     assert pictures.shape == (3, 72, 96, 3) and pictures.dtype == "float32" and masks.shape == (3, 72, 96)
     last = scenes.scene("train", 9)
     np.testing.assert_allclose(pictures[2], (last["picture"] / 255.0 - 0.5) / 0.25, atol=1e-6)
     np.testing.assert_array_equal(masks[2], last["mask"])
+
+
+def test_boxes_and_labels_are_padded_with_minus_one(scenes):
+    pictures, truth = scenes.detection("validation", 6, start=2)
+    assert pictures.shape == (6, 72, 96, 3) and pictures.dtype == "uint8"
+    for number in range(6):
+        scene = scenes.scene("validation", 2 + number)
+        np.testing.assert_array_equal(pictures[number], scene["picture"])
+        count = len(scene["classes"])
+        np.testing.assert_array_equal(truth["boxes"][number], np.concatenate([scene["boxes"], np.full((4 - count, 4), -1)]))
+        assert truth["labels"][number].tolist() == [*scene["classes"], *[-1] * (4 - count)]
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_a_dataset_has_the_scenes_in_their_order(scenes, task):
+    pictures, targets = getattr(scenes, task)("train", 6)
+    batches = list(scenes.dataset(task, 6, 2).as_numpy_iterator())
+    assert len(batches) == 3
+    np.testing.assert_array_equal(np.concatenate([batch[0] for batch in batches]), pictures)
+    for key, target in targets.items() if task == "detection" else [(None, targets)]:
+        np.testing.assert_array_equal(np.concatenate([batch[1] if key is None else batch[1][key] for batch in batches]), target)
 
 
 def test_a_size_without_room_is_refused():

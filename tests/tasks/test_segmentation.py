@@ -76,8 +76,9 @@ def test_the_file_has_one_partition_no_tensor_above_rank_4_and_the_same_logits(r
     for weight in model.weights:
         if weight.path.endswith("moving_variance"):
             weight.assign(rng.uniform(0.5, 2.0, weight.shape))
-    report = export.export_bundle(model, tmp_path / "bundle", recipes=["float32", "float16"])
-    for recipe in ("float32", "float16"):
+    recipes = ["float32", "float16", "dynamic_int8", "hybrid_int8", "full_int8"]
+    report = export.export_bundle(model, tmp_path / "bundle", recipes=recipes, calibration=rng.standard_normal((9, 48, 64, 3)).astype("float32"))
+    for recipe in recipes[:-1]:
         delegate = report["recipes"][recipe]["delegate"]
         assert (delegate["partitions"], delegate["left"]) == (1, {})
         interpreter = Interpreter(str(tmp_path / "bundle" / f"{recipe}.tflite"))
