@@ -30,7 +30,8 @@ class Detector(BundleModel):
         classes = scores.argmax(-1)
         probabilities = 1 / (1 + np.exp(-scores.max(-1)))
         order = np.argsort(-probabilities, kind="stable")[:_MOST_CANDIDATES]
-        order = order[probabilities[order] >= threshold]
+        seen = np.clip(boxes[order], 0, 1)
+        order = order[(probabilities[order] >= threshold) & np.all(seen[:, 2:] > seen[:, :2], -1)]  # Some are beside the picture.
         left, top, right, bottom = visible_box(opened, self.description["preprocessing"])
         scale, origin = [bottom - top, right - left] * 2, [top, left] * 2
         found = []

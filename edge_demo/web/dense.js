@@ -23,13 +23,19 @@ export function findBoxes(boxes, scores) {
     for (let c = 1; c < classes; c++) if (scores[i * classes + c] > scores[i * classes + index]) index = c;
     const probability = 1 / (1 + Math.exp(-scores[i * classes + index]));
     const box = /** @type {Found["box"]} */ ([...boxes.subarray(4 * i, 4 * i + 4)]);
-    if (probability >= LEAST_PROBABILITY) candidates.push({ index, probability, box });
+    const [top, left, bottom, right] = clip(box);
+    if (probability >= LEAST_PROBABILITY && bottom > top && right > left) candidates.push({ index, probability, box });
   }
   candidates.sort((a, b) => b.probability - a.probability).splice(MOST_CANDIDATES);
   /** @type {Found[]} */
   const kept = [];
   for (const next of candidates) if (kept.every(({ box }) => overlap(box, next.box) <= MOST_OVERLAP)) kept.push(next);
-  return kept.map(({ box, ...rest }) => ({ ...rest, box: /** @type {Found["box"]} */ (box.map((side) => Math.min(Math.max(side, 0), 1))) }));
+  return kept.map(({ box, ...rest }) => ({ ...rest, box: clip(box) }));
+}
+
+/** The part of a box that is in the picture; of one beside it nothing. @param {Found["box"]} box */
+function clip(box) {
+  return /** @type {Found["box"]} */ (box.map((side) => Math.min(Math.max(side, 0), 1)));
 }
 
 /** Common area over that of both. @param {Found["box"]} one @param {Found["box"]} other */

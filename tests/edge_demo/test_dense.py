@@ -98,6 +98,12 @@ def test_suppression_is_kerashubs(rng):
     np.testing.assert_array_equal(boxes[0][kept], np.asarray(found["boxes"])[0, :count])
 
 
+def test_a_box_beside_the_picture_is_no_answer():
+    beside = BOXES - np.array([0, 0.6, 0, 0.6], "float32")
+    found = device("boxes", [beside, LOGITS]).classify_opened("a.png", opened(200, 60), 0.0)["top"]
+    assert [answer["index"] for answer in found] == [2]  # the one that reached beyond the right side
+
+
 def test_no_box_is_an_answer_too():
     assert device("boxes", [BOXES, np.full((1, 7, 3), -9, "float32")]).classify_opened("a.png", opened(9, 9), 0.0)["top"] == []
     with pytest.raises(InputError, match="NaN or infinity"):

@@ -71,6 +71,7 @@ def test_pictures_are_normalized_in_the_model(detector, objects):
     np.testing.assert_array_equal(kept["labels"], truth["labels"])
 
 
+@pytest.mark.slow
 def test_fit_learns_boxes_also_where_a_picture_has_none_and_a_saved_model_finds_the_same(objects, tmp_path):
     pictures, truth = objects
     detector = build()
@@ -138,6 +139,12 @@ def test_the_file_has_one_partition_no_tensor_above_rank_4_and_the_device_finds_
     from swin_keras.preprocessing import Preprocessing
 
     detector = randomize(build(), scale=0.05)
+    pictures, _ = objects
+    # Where probabilities are 1 to the last bit, none is the most likely; and boxes are to be in the picture.
+    raw = detector(detector.preprocessor(pictures))
+    for head, values, spread in [(detector.classification_head, raw["cls_logits"], 1.0), (detector.box_head, raw["bbox_regression"], 0.1)]:
+        for weight in head.prediction_layer.weights:
+            weight.assign(weight * spread / np.std(values))
     settings = Preprocessing("exact", (48, 64), (48, 64), mean=MEAN, std=STD)
     labels = list("abcde")
     report = export.export_bundle(detection_network(detector), tmp_path / "bundle", ["float32", "float16"], labels=labels, preprocessing=settings)
@@ -148,13 +155,12 @@ def test_the_file_has_one_partition_no_tensor_above_rank_4_and_the_device_finds_
         assert max(len(detail["shape"]) for detail in interpreter.get_tensor_details()) <= 4
     assert report["recipes"]["float32"]["fidelity"]["snr_db"] > 90
 
-    pictures, _ = objects
     predicted, device = predict(detector, pictures), open_bundle(tmp_path / "bundle", "float32")
     for image, picture in enumerate(pictures):
         Image.fromarray(picture).save(tmp_path / "picture.png")
         top = device.classify(tmp_path / "picture.png", threshold=0.05)["top"]
-        # The least likely may differ: where two boxes overlap by nearly a half, rounding decides.
-        count = min(int(predicted["num_detections"][image]), 60)
+        # The less likely may differ: anchors overlap by just a half here and there, where rounding decides.
+        count = min(int(predicted["num_detections"][image]), 20)
         assert count > 10
         top = top[:count]
         np.testing.assert_allclose([answer["probability"] for answer in top], predicted["confidence"][image, :count], atol=1e-3)
