@@ -16,6 +16,7 @@ from swin_keras.export import export_bundle, report
 from swin_keras.export.folder import written_beside
 from swin_keras.models import create_backbone
 from swin_keras.preprocessing import Preprocessing
+from swin_keras.tasks.detection import extra
 from swin_keras.tasks.scenes import CLASSES, MEAN, STD
 from swin_keras.weights import load_weights
 
@@ -49,7 +50,7 @@ def dense_demo(task, out, seed=0, log=lambda line: print(line, flush=True)):
         raise ValueError(f"Expected a folder. Received: {str(out)!r}, which is a file.")
     if task == "detect":  # before minutes of training
         for name in ("keras_hub", "pycocotools"):
-            tasks.extra(name)
+            extra(name)
     folder, scenes = out / task, tasks.Scenes(SIZE, seed)
     log("the backbone: a classifier of 1,078 handwritten digits")
     training.train("digits", VARIANT, out / "run", seed=seed, log=log)

@@ -120,14 +120,13 @@ def detection_network(detector):
     height, width = detector.input_shape[1:3]
     of_levels = detector.anchor_generator(ops.zeros((1, height, width, 3)))
     anchors = ops.convert_to_numpy(ops.concatenate(list(of_levels.values())))
-    boxes = DecodeBoxes(anchors / np.array([height, width, height, width]), name="boxes")(predicted["bbox_regression"])
-    scores = keras.layers.Activation("linear", dtype="float32", name="scores")(predicted["cls_logits"])
-    return keras.Model(picture, {"boxes": boxes, "scores": scores}, name=f"{detector.name}_network")
+    decode = DecodeBoxes(anchors / np.array([height, width, height, width]), name="boxes")
+    return keras.Model(picture, decode(predicted["bbox_regression"], predicted["cls_logits"]), name=f"{detector.name}_network")
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")
 class DecodeBoxes(keras.layers.Layer):
-    """Turns offsets from anchors `(b, n, 4)`, x, y, width and height, into boxes: top, left, bottom and right.
+    """Turns offsets from anchors `(b, n, 4)`, x, y, width and height, into `"boxes"`: top, left, bottom and right. `"scores"` pass.
 
     Args:
         anchors: Array `(n, 4)`, top, left, bottom and right.
@@ -137,16 +136,18 @@ class DecodeBoxes(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.anchors = np.asarray(anchors, "float32")
 
-    def call(self, offsets):
+    def call(self, offsets, scores):
         top, left, bottom, right = self.anchors.T
         sides = np.stack([right - left, bottom - top], -1)
         centres = offsets[..., :2] * sides + np.stack([left + right, top + bottom], -1) / 2
         halves = ops.exp(ops.minimum(offsets[..., 2:], _LARGEST)) * (sides / 2)
         corners = [(centres + sign * halves)[..., axis : axis + 1] for sign in (-1, 1) for axis in (1, 0)]
-        return ops.concatenate(corners, axis=-1)
+        return {"boxes": ops.concatenate(corners, axis=-1), "scores": ops.cast(scores, "float32")}
 
-    def compute_output_shape(self, input_shape):
-        return tuple(input_shape)
+    def compute_output_spec(self, offsets, scores):
+        # KerasHub 0.32 is wrong about the number of anchors of pictures that are not square, where it builds levels from the backbone's last.
+        shapes = {"boxes": (offsets.shape[0], len(self.anchors), 4), "scores": (scores.shape[0], len(self.anchors), scores.shape[2])}
+        return {name: keras.KerasTensor(shape, "float32") for name, shape in shapes.items()}
 
     def get_config(self):
         return {**super().get_config(), "anchors": self.anchors.tolist()}

@@ -186,7 +186,7 @@ def write_bundles(root):
     maps = keras.layers.Conv2D(7, 10, strides=10)(image)
     offsets, scores = keras.layers.Conv2D(4, 1)(maps), keras.layers.Conv2D(3, 1)(maps)
     places = [[row / 3, column / 5, (row + 1) / 3, (column + 1) / 5] for row in range(3) for column in range(5)]
-    outputs = {"boxes": DecodeBoxes(places)(keras.layers.Reshape((15, 4))(offsets)), "scores": keras.layers.Reshape((15, 3))(scores)}
+    outputs = DecodeBoxes(places)(keras.layers.Reshape((15, 4))(offsets), keras.layers.Reshape((15, 3))(scores))
     settings = Preprocessing("exact", (30, 50), (30, 50))
     export_bundle(keras.Model(image, outputs), root / "boxes", ["float32"], labels=LABELS, preprocessing=settings)
     masks = keras.layers.Conv2D(3, 3, padding="same")(image)

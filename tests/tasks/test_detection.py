@@ -185,7 +185,7 @@ def test_what_cannot_be_built_is_refused(detector):
 
 
 def test_what_is_not_installed_is_said_with_its_remedy(monkeypatch):
-    from swin_keras.tasks import extra
+    from swin_keras.tasks.detection import extra
 
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ValueError, match=r"Detection needs keras-hub. .*Install it: pip install 'swin-keras\[detection\]'"):
