@@ -20,7 +20,6 @@ from swin_keras.tasks.detection import extra
 from swin_keras.tasks.scenes import CLASSES, MEAN, STD
 from swin_keras.weights import load_weights
 
-TASKS = ("detect", "segment")
 RECIPES = ("float32", "float16", "dynamic_int8")
 SIZE = (96, 96)
 BATCH, EPOCHS = 16, 10

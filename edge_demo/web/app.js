@@ -1,7 +1,7 @@
 // The page: from what a person does to what the worker is asked, and back.
 
 import { listBuilds, supportsThreads } from "./builds.js";
-import { classOutput, listSizes, readBundle, readFile, runnable } from "./bundle.js";
+import { classOutput, isDense, listSizes, readBundle, readFile, runnable } from "./bundle.js";
 import { Camera } from "./camera.js";
 import { Client, ClosedError } from "./client.js";
 import { checkFile } from "./decode.js";
@@ -99,7 +99,7 @@ function fillControls() {
   const takes = globalThis.crossOriginIsolated ? "a browser with relaxed SIMD" : "https or localhost, and the headers that `swin-keras serve` sends";
   if (!can.threads) showNote("threads-note", `One thread only: more take ${takes}.`);
   enableThreads();
-  const dense = ["boxes", "masks"].includes(kind);
+  const dense = isDense(kind);
   element("top-k-part").hidden = element("threshold-part").hidden = !classOutput(description) && !dense;
   if (dense) nameResults(kind);
   const drawn = drawable(description);
@@ -215,7 +215,6 @@ function showStage(which) {
   element("shown").hidden = which !== "shown";
   element("video").hidden = which !== "video";
   showMap(null, description.preprocessing.crop, 0);
-  showBoxes(null, []);
 }
 
 /** Nothing stands beside a picture that is not of it. */

@@ -132,12 +132,17 @@ function names(description) {
   return runnable(description).map(({ recipe }) => recipe).join(", "); // prettier-ignore
 }
 
+/** Whether a model finds boxes, or the class of each pixel, in place of classes of the whole. @param {string} kind */
+export function isDense(kind) {
+  return kind === "boxes" || kind === "masks";
+}
+
 /**
  * The output that holds the classes, if there is one: features may come beside it, or alone.
  * @param {Description} description
  */
 export function classOutput({ output_kind: kind, outputs }) {
-  if (["boxes", "masks"].includes(kind)) return undefined;
+  if (isDense(kind)) return undefined;
   const named = outputs.find(({ name, shape }) => ["logits", "probabilities"].includes(name) && shape.length === 2);
   return named ?? (["logits", "probabilities"].includes(kind) ? outputs[0] : undefined);
 }
@@ -145,7 +150,7 @@ export function classOutput({ output_kind: kind, outputs }) {
 /** How many classes a model knows: of pictures, boxes or pixels. @param {Description} description */
 function countClasses(description) {
   const { output_kind: kind, outputs } = description;
-  return (["boxes", "masks"].includes(kind) ? outputs[outputs.length - 1] : classOutput(description))?.shape.slice(-1)[0];
+  return (isDense(kind) ? outputs[outputs.length - 1] : classOutput(description))?.shape.slice(-1)[0];
 }
 
 /** @param {string} path @param {AbortSignal} [signal] */
@@ -224,7 +229,7 @@ const EXPECTED = [
     "labels that are null or a name for each class",
     (d) => d.labels === null || (isList(d.labels, isString) && (countClasses(d) ?? d.labels.length) === d.labels.length),
   ],
-  ["a classifier's output of shape [1, classes]", (d) => ["boxes", "masks", "features"].includes(d.output_kind) || isList(classOutput(d)?.shape, isWhole, 2)],
+  ["a classifier's output of shape [1, classes]", (d) => isDense(d.output_kind) || d.output_kind === "features" || isList(classOutput(d)?.shape, isWhole, 2)],
   [
     "the outputs boxes, of shape [1, anchors, 4], and scores, of shape [1, anchors, classes],",
     ({ output_kind: kind, outputs: [boxes, scores, ...others] }) =>

@@ -1,7 +1,7 @@
 // Runs a model by LiteRT, in a worker: one build of the runtime and one file. For another of either, start another worker.
 
 import { supportsThreads, supportsWaiting } from "./builds.js";
-import { classOutput } from "./bundle.js";
+import { classOutput, isDense } from "./bundle.js";
 import { decodeBitmap, decodeFile } from "./decode.js";
 import { findBoxes, findMask } from "./dense.js";
 import { InputError } from "./errors.js";
@@ -119,7 +119,7 @@ async function run({ picture, name, map }) {
   const probabilities = scores ? (isProbability ? Float64Array.from(scores) : softmax(scores)) : null;
   const drawn = map === null ? null : drawMap(description.outputs[map], outputs[map], description.preprocessing.crop);
   const kind = description.output_kind;
-  for (const values of [probabilities, drawn?.values, ...(["boxes", "masks"].includes(kind) ? outputs : [])]) if (values) checkNumbers(values, recipe, name);
+  for (const values of [probabilities, drawn?.values, ...(isDense(kind) ? outputs : [])]) if (values) checkNumbers(values, recipe, name);
   if (probabilities) checkProbabilities(probabilities, recipe);
   return {
     probabilities,

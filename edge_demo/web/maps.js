@@ -1,11 +1,13 @@
 // Maps of what a model looks at, from outputs beside or in place of classes: attention weights, or a pyramid of features.
 
+import { isDense } from "./bundle.js";
+
 /** @typedef {{rows: number, columns: number, cell: number, values: Float32Array}} HeatMap From 0 to 1; `cell` is a side in pixels of the input. */
 /** @typedef {{name: string, shape: number[]}} Output */
 
 /** Which outputs can be drawn: boxes and masks are so in any case. @param {{output_kind: string, outputs: Output[]}} description */
 export function drawable({ output_kind: kind, outputs }) {
-  if (["boxes", "masks"].includes(kind)) return [];
+  if (isDense(kind)) return [];
   return outputs.filter((output) => isAttention(output) || isGrid(output));
 }
 
