@@ -10,7 +10,7 @@ INSTALLED_TEST := $(VENV)/.installed-test
 # Layers, models and weights run on every Keras backend: here each without TensorFlow, in an environment of its own.
 BACKENDS := jax torch
 BACKEND_TESTS := tests/test_conformance.py tests/layers tests/weights tests/models/test_parity.py tests/models/test_backbone.py \
-	tests/models/test_simmim.py tests/models/test_training_models.py
+	tests/models/test_simmim.py tests/models/test_training_models.py tests/tasks/test_segmentation.py
 # Most tests keep one core busy; each process takes up to 4 GB. Neighbours share fixtures, so each process has its run of them.
 PYTEST := -m pytest -n 2 --dist worksteal
 JAX := jax

@@ -35,6 +35,7 @@ setup(
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",
         "tensorflow-datasets>=4.9.10,<5",
+        "importlib_resources>=5",
         "tensorflow-model-optimization>=0.8.1,<0.9",
         "litert-quantizer>=0.11,<0.12",
         "ai-edge-litert>=2.3,<2.4",

@@ -23,7 +23,7 @@ from swin_keras.weights import load_weights
 RECIPES = ("float32", "float16", "dynamic_int8")
 SIZE = (96, 96)
 BATCH, EPOCHS = 16, 10
-STEPS = {"detect": 2000, "segment": 2000}
+STEPS = {"detect": 1200, "segment": 1500}
 LEARNING_RATE, WARM_UP = 1e-3, 100
 TEST_SCENES, CALIBRATION_SCENES, SAMPLES = 500, 64, 12
 
@@ -114,7 +114,7 @@ def _train(task, scenes, weights, folder, seed, log):
     folder.mkdir(parents=True, exist_ok=True)
     callbacks = [keras.callbacks.BackupAndRestore(str(folder / "backup")), keras.callbacks.LambdaCallback(on_epoch_end=tell)]
     data = scenes.dataset("detection" if task == "detect" else "segmentation", steps * BATCH, BATCH)
-    model.fit(data, epochs=EPOCHS, steps_per_epoch=steps // EPOCHS, verbose=0, callbacks=callbacks)
+    model.fit(data, epochs=EPOCHS, steps_per_epoch=steps // EPOCHS, shuffle=False, verbose=0, callbacks=callbacks)
     model.save(folder / "partial.keras")
     (folder / "partial.keras").replace(folder / "model.keras")
 
@@ -166,7 +166,7 @@ def _write(results, folder):
 
 def _draw_predictions(samples, device, path):
     """Draws each sample with what the device runtime finds in it, as one picture."""
-    side, margin, columns = 256, 12, 4
+    side, margin, columns = 320, 12, 4
     sheet = Image.new("RGB", [count * (side + margin) + margin for count in (columns, -(-len(samples) // columns))], "white")
     for number, sample in enumerate(samples):
         result, picture = device.classify_and_keep(sample)

@@ -165,11 +165,23 @@ def predict(detector, pictures, batch_size=8):
         `"boxes"` `(n, most, 4)`, top, left, bottom and right in pixels; `"labels"` and `"confidence"` `(n, most)`, the most likely first; and
         `"num_detections"` `(n,)`, how many of them there are.
     """
-    network, found = keras.Model(detector.inputs, detector.output), []
-    for start in range(0, len(pictures), batch_size):
-        x = detector.preprocessor(pictures[start : start + batch_size])
-        found.append(detector.decode_predictions(network.predict_on_batch(x), x))
-    return {key: np.concatenate([ops.convert_to_numpy(batch[key]) for batch in found]) for key in found[0]}
+    batches = (pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size))
+    return joined(predict_batches(detector, batches))
+
+
+def predict_batches(detector, batches):
+    """Yields what `predict` returns for each batch of pictures."""
+    network = keras.Model(detector.inputs, detector.output)
+    for pictures in batches:
+        x = detector.preprocessor(pictures)
+        found = detector.decode_predictions(network.predict_on_batch(x), x)
+        yield {key: ops.convert_to_numpy(value) for key, value in found.items()}
+
+
+def joined(batches):
+    """Returns dictionaries of arrays as one."""
+    batches = list(batches)
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
 
 
 def average_precision(predicted, truth):

@@ -6,6 +6,7 @@ from keras import ops
 
 from swin_keras.layers.checks import is_count, is_number
 from swin_keras.models import SwinBackbone
+from swin_keras.tasks.data import IGNORED
 
 
 def create_segmenter(backbone, num_classes, channels=512, pool_scales=(1, 2, 3, 6), dropout_rate=0.1, name="segmenter"):
@@ -68,13 +69,13 @@ def mean_iou(predicted, masks, num_classes):
     """Measures predicted classes of pixels: common area over that of both, the mean of the classes.
 
     Args:
-        predicted, masks: Integer arrays of the same shape.
+        predicted, masks: Integer arrays of the same shape. Pixels whose mask is 255 do not count.
         num_classes: Integer.
 
     Returns:
         Float. Classes that are in neither do not count.
     """
-    metric = keras.metrics.MeanIoU(num_classes)
+    metric = keras.metrics.MeanIoU(num_classes, ignore_class=IGNORED)
     metric.update_state(np.ravel(masks), np.ravel(predicted))
     return float(metric.result())
 

@@ -112,8 +112,12 @@ def load_dataset(data, validation, labels, preprocessing, splits, log):
     )
 
 
-def load_tfds(data, data_dir, preprocessing, splits, log):
-    """Opens a data set of tensorflow-datasets, as `load_data` says."""
+def open_builder(data, data_dir, log):
+    """Returns the builder of a data set of tensorflow-datasets, prepared.
+
+    Raises:
+        ValueError: If there is no such set, or it cannot be prepared.
+    """
     import tensorflow_datasets as tfds
 
     name = data.removeprefix("tfds:")
@@ -126,17 +130,17 @@ def load_tfds(data, data_dir, preprocessing, splits, log):
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = "tensorflow-datasets' own folder" if data_dir is None else repr(str(data_dir))
         raise ValueError(f"Expected data='tfds:NAME' of a set that is in {where} or can be downloaded. Received: data={data!r} ({first}).") from error
+    return builder
+
+
+def load_tfds(data, data_dir, preprocessing, splits, log):
+    """Opens a data set of tensorflow-datasets, as `load_data` says."""
+    import tensorflow_datasets as tfds
+
+    builder = open_builder(data, data_dir, log)
     picture, label = _features(builder, tfds, data)
-    decoders = {picture: tfds.decode.SkipDecoding()}
-    chosen = _tfds_splits(builder, data)
-    # One file after the other, each from its start: the order never changes.
-    config = tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=False)
-    sets = {
-        split: builder.as_dataset(split=chosen[split], decoders=decoders, read_config=config, shuffle_files=False).map(
-            lambda example: (example[picture], example[label])
-        )
-        for split in splits
-    }
+    chosen = splits_of(builder, data)
+    sets = read_splits(builder, {split: chosen[split] for split in splits}, [picture], lambda example: (example[picture], example[label]))
     counts = {split: builder.info.splits[chosen[split]].num_examples for split in splits}
     described = ", ".join(f"{count:,} for {split} ({chosen[split]})" for split, count in counts.items())
     log(f"{builder.info.full_name}: {builder.info.features[label].num_classes:,} classes; pictures: {described}")
@@ -202,7 +206,26 @@ def _features(builder, tfds, data):
     return pictures[0], labels[0]
 
 
-def _tfds_splits(builder, data):
+def read_splits(builder, parts, pictures, change):
+    """Returns parts of a data set of tensorflow-datasets by the names they are given.
+
+    Args:
+        builder: Its builder.
+        parts: Dictionary from names to what tensorflow-datasets calls the part.
+        pictures: Names of features that stay encoded.
+        change: Function from an example to a tuple.
+    """
+    import tensorflow_datasets as tfds
+
+    decoders = {picture: tfds.decode.SkipDecoding() for picture in pictures}
+    # One file after the other, each from its start: the order never changes.
+    config = tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=False)
+    return {
+        name: builder.as_dataset(split=part, decoders=decoders, read_config=config, shuffle_files=False).map(change) for name, part in parts.items()
+    }
+
+
+def splits_of(builder, data):
     """Returns which part of a data set is for what: its own splits where it has them, else parts of the training pictures."""
     names = set(builder.info.splits)
     if "train" not in names:
@@ -213,5 +236,6 @@ def _tfds_splits(builder, data):
         return {"train": "train[:60%]", "validation": "train[60%:80%]", "test": "train[80%:]"}
     if validation is None:
         return {"train": "train[:90%]", "validation": "train[90%:]", "test": test}
-    # The test pictures of some, such as ImageNet, come without their classes.
-    return {"train": "train", "validation": validation, "test": validation if builder.name.startswith("imagenet") else test or validation}
+    # The test pictures of some come without their classes.
+    unknown = builder.name.startswith(("imagenet", "coco"))
+    return {"train": "train", "validation": validation, "test": validation if unknown else test or validation}

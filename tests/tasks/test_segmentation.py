@@ -1,7 +1,9 @@
+import json
+
 import keras
 import numpy as np
 import pytest
-from conftest import call, randomize
+from conftest import GOLDENS, call, randomize
 
 import swin_keras
 from swin_keras.tasks import create_segmenter
@@ -33,6 +35,17 @@ def test_the_head_has_the_parameters_of_the_official_one():
     expected = 4 * convolution(768, 1) + convolution(768 + 4 * 512, 3) + sum(convolution(width, 1) for width in (96, 192, 384))
     expected += 3 * convolution(512, 3) + convolution(4 * 512, 3) + 512 * 150 + 150
     assert model.count_params() - backbone.count_params() == expected
+
+
+def test_the_stages_of_a_segmenter_on_a_checkpoint_of_mmdet_are_those_of_mmdet():
+    # The file is a whole detector's; mmseg's backbones have the same names.
+    stored = dict(np.load(GOLDENS / "mmdet.npz"))
+    backbone = swin_keras.create_backbone("swin_tiny_patch4_window7_224", GOLDENS / "mmdet.pth", **json.loads(str(stored.pop("config"))))
+    model = create_segmenter(backbone, 5, channels=16, pool_scales=(1, 2))
+    stages = call(keras.Model(model.input, backbone.output), stored.pop("pictures").astype("float32"))
+    assert set(stages) == set(stored)
+    for name, stage in stages.items():
+        assert np.abs(stage - stored[name]).max() < 2e-6 * np.abs(stored[name]).max()
 
 
 @pytest.mark.parametrize(("side", "bins"), [((7, 9), 3), ((6, 4), 2), ((2, 3), 6), ((5, 8), 1)])
