@@ -10,12 +10,15 @@ INSTALLED_TEST := $(VENV)/.installed-test
 # Layers, models and weights run on every Keras backend: here each without TensorFlow, in an environment of its own.
 BACKENDS := jax torch
 BACKEND_TESTS := tests/test_conformance.py tests/layers tests/weights tests/models/test_parity.py tests/models/test_backbone.py \
-	tests/models/test_simmim.py tests/models/test_training_models.py tests/tasks/test_segmentation.py
+	tests/models/test_simmim.py tests/models/test_training_models.py tests/tasks/test_segmentation.py \
+	tests/tasks/test_detection.py
 # Most tests keep one core busy; each process takes up to 4 GB. Neighbours share fixtures, so each process has its run of them.
 PYTEST := -m pytest -n 2 --dist worksteal
 JAX := jax
 # A CPU build.
 TORCH := torch==2.13.0
+# As in setup.py.
+KERAS_HUB := keras-hub>=0.32,<0.33
 # The original libraries load what `save_weights` writes. Without their dependencies, of which torch may be another build. The official
 # code is on no index: OFFICIAL and DETECTION are clones of microsoft/Swin-Transformer and SwinTransformer/Swin-Transformer-Object-Detection.
 REFERENCES := timm==1.0.31 torchvision==0.28.0
@@ -80,7 +83,7 @@ $(DEMO_BUNDLE)/model.json: | $(INSTALLED)
 $(BACKENDS:%=.venv-%/.installed): %/.installed: setup.py tests/requirements-backend.txt
 	$(PYTHON) -m venv $*
 	$*/bin/python -m pip install $(BACKEND) -r tests/requirements-backend.txt
-	$*/bin/python -m pip install --no-deps --editable .
+	$*/bin/python -m pip install --no-deps "$(KERAS_HUB)" --editable .
 	touch $@
 
 .venv-reference/.installed: setup.py tests/requirements-backend.txt tests/requirements-reference.txt

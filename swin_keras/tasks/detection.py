@@ -138,8 +138,8 @@ class DecodeBoxes(keras.layers.Layer):
 
     def call(self, offsets, scores):
         top, left, bottom, right = self.anchors.T
-        sides = np.stack([right - left, bottom - top], -1)
-        centres = offsets[..., :2] * sides + np.stack([left + right, top + bottom], -1) / 2
+        sides = ops.convert_to_tensor(np.stack([right - left, bottom - top], -1))
+        centres = offsets[..., :2] * sides + ops.convert_to_tensor(np.stack([left + right, top + bottom], -1) / 2)
         halves = ops.exp(ops.minimum(offsets[..., 2:], _LARGEST)) * (sides / 2)
         corners = [(centres + sign * halves)[..., axis : axis + 1] for sign in (-1, 1) for axis in (1, 0)]
         return {"boxes": ops.concatenate(corners, axis=-1), "scores": ops.cast(scores, "float32")}
