@@ -193,7 +193,7 @@ def _run_camera(classifier, arguments, overlays):
 
 def _run_folder(classifier, arguments, images, overlays):
     path = arguments.csv or (None if arguments.json else "results.csv")
-    top_k = arguments.top_k if classifier.task == "boxes" else min(arguments.top_k, classifier.model.output_shape[-1])
+    top_k = min(arguments.top_k, classifier.most_answers)
     failed = 0
     with folder.open_table(path, top_k, classifier.task) if path else contextlib.nullcontext() as write_row:
 

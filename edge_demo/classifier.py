@@ -104,6 +104,11 @@ class BundleModel:
             )
             raise InputError(f"expected input and output of {expected}, as model.json says; the file has {has}. Export the bundle again.")
 
+    @property
+    def most_answers(self):
+        """How many answers there can be."""
+        return self.model.output_shape[-1]
+
     def outputs(self, x):
         """Returns the outputs, as model.json lists them, of a preprocessed picture `(1, height, width, 3)`."""
         outputs = self.model.outputs(x)

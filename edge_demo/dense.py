@@ -23,7 +23,7 @@ class Detector(BundleModel):
     Answers have a `box` too: left, top, right and bottom in pixels of the picture, whose width and height stand beside them as `size`.
     """
 
-    task, default_top_k, default_threshold = "boxes", 100, 0.5
+    task, default_top_k, default_threshold, most_answers = "boxes", 100, 0.5, _MOST_CANDIDATES
 
     def _answers(self, outputs, opened, top_k, threshold):
         boxes, scores = (output[0].astype("float64") for output in outputs)

@@ -1,11 +1,12 @@
 """Users' own data for dense prediction: pictures with COCO's json, and sets of tensorflow-datasets."""
 
 import dataclasses
+import numbers
 
 import numpy as np
 
 from swin_keras.layers.checks import is_count
-from swin_keras.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from swin_keras.preprocessing import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE, Preprocessing
 
 # In masks: what no class is known of, which is neither trained on nor measured.
 IGNORED = 255
@@ -29,6 +30,8 @@ class DenseData:
 
     def count(self, split):
         """Returns the number of pictures of `"train"`, `"validation"` or `"test"`."""
+        if not isinstance(split, str) or split not in self._source.splits:
+            raise ValueError(f"`split` must be one of {', '.join(self._source.splits)}. Received: split={split!r}.")
         return self._source.count(split)
 
     def dataset(self, split, batch_size, seed=None, flip=True):
@@ -45,14 +48,21 @@ class DenseData:
             A `tf.data.Dataset` of batches. For detection: pictures, uint8 `(batch, height, width, 3)`, and `{"boxes": ..., "labels": ...}`:
             float32 `(batch, most, 4)`, top, left, bottom and right in pixels of the resized picture, and int32 `(batch, most)`; -1 where a
             picture has fewer. For segmentation: normalized pictures, float32, and masks, uint8 `(batch, height, width)`, 255 where no class is
-            known. A picture that cannot be read is left out, up to one in a hundred.
+            known. A picture that cannot be read is left out, up to one in a hundred; more end the reading with an error of TensorFlow's that names
+            them.
+
+        Raises:
+            ValueError: If an argument is out of its range.
         """
         import tensorflow as tf
 
-        if split not in self._source.splits:
-            raise ValueError(f"`split` must be one of {', '.join(self._source.splits)}. Received: split={split!r}.")
+        self.count(split)  # checks it
         if not is_count(batch_size):
             raise ValueError(f"`batch_size` must be a positive integer. Received: batch_size={batch_size!r}.")
+        if seed is not None and (not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= seed < 2**63):
+            raise ValueError(f"`seed` must be a positive integer or 0, or None. Received: seed={seed!r}.")
+        if not isinstance(flip, bool):
+            raise ValueError(f"`flip` must be True or False. Received: flip={flip!r}.")
         if seed is None:
             elements = self._source.elements(split).enumerate()
         else:
@@ -63,7 +73,7 @@ class DenseData:
         signature = [((*size, 3), tf.uint8), *target, ((), tf.bool)]
 
         def read(number, *element):
-            mirrored = seed is not None and flip and np.random.default_rng((seed, int(number))).random() < 0.5
+            mirrored = seed is not None and flip and np.random.default_rng((int(seed), int(number))).random() < 0.5
             try:
                 picture, found = self._source.open(split, *element)
                 return (*self._prepare(picture, found, mirrored), True)
@@ -134,10 +144,14 @@ def load_data(data, task, size, labels=None, mean=IMAGENET_MEAN, std=IMAGENET_ST
         raise ValueError(f"`max_objects` must be a positive integer. Received: max_objects={max_objects!r}.")
     if labels is not None and (not isinstance(labels, (list, tuple)) or not labels or not all(isinstance(name, str) for name in labels)):
         raise ValueError(f"`labels` must be a list of names. Received: labels={labels!r}.")
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(is_count(side) and side <= MAX_SIDE for side in size):
+        raise ValueError(f"`size` must be two whole numbers, height and width, of at most {MAX_SIDE}. Received: size={size!r}.")
     preprocessing = Preprocessing("exact", size, size, interpolation="bilinear", mean=mean, std=std)
     from swin_keras.tasks import sources  # With TensorFlow, which a segmenter on another backend does without.
 
     kind, _, where = data.partition(":") if isinstance(data, str) else ("", "", "")
+    if labels is not None and kind != "tfds":
+        raise ValueError(f"Expected `labels` for data='tfds:NAME' only; COCO's json names its classes. Received: labels={labels!r:.200}.")
     if kind == "coco" and where:
         labels, source = sources.open_coco(where, task, preprocessing, log)
     elif kind == "tfds" and where:

@@ -164,13 +164,23 @@ def predict(detector, pictures, batch_size=8):
     Returns:
         `"boxes"` `(n, most, 4)`, top, left, bottom and right in pixels; `"labels"` and `"confidence"` `(n, most)`, the most likely first; and
         `"num_detections"` `(n,)`, how many of them there are.
+
+    Raises:
+        ValueError: If an argument is of another kind.
     """
+    pictures = ops.convert_to_numpy(pictures)
+    if pictures.ndim != 4 or not len(pictures) or pictures.shape[-1] != 3:
+        raise ValueError(f"Expected an array of pictures (n, height, width, 3). Received: shape {pictures.shape}.")
+    if not is_count(batch_size):
+        raise ValueError(f"`batch_size` must be a positive integer. Received: batch_size={batch_size!r}.")
     batches = (pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size))
     return joined(predict_batches(detector, batches))
 
 
 def predict_batches(detector, batches):
     """Yields what `predict` returns for each batch of pictures."""
+    if not isinstance(detector, extra("keras_hub").models.RetinaNetObjectDetector):
+        raise ValueError(f"Expected what `create_detector` makes. Received: {detector!r}.")
     network = keras.Model(detector.inputs, detector.output)
     for pictures in batches:
         x = detector.preprocessor(pictures)
@@ -179,9 +189,14 @@ def predict_batches(detector, batches):
 
 
 def joined(batches):
-    """Returns dictionaries of arrays as one."""
+    """Returns dictionaries of arrays as one. Where they have another number of boxes they are filled up with -1."""
     batches = list(batches)
-    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    most = max(batch["labels"].shape[1] for batch in batches)
+
+    def filled(array):
+        return np.pad(array, [(0, 0), (0, most - array.shape[1]), *[(0, 0)] * (array.ndim - 2)], constant_values=-1) if array.ndim > 1 else array
+
+    return {key: np.concatenate([filled(batch[key]) for batch in batches]) for key in batches[0]}
 
 
 def average_precision(predicted, truth):
@@ -195,15 +210,22 @@ def average_precision(predicted, truth):
         A dictionary of floats: `"mAP"`, over overlaps from 0.50 to 0.95, `"mAP50"` and `"mAP75"`.
 
     Raises:
-        ValueError: If there is no true box, or pycocotools is not installed: `pip install swin-keras[detection]`.
+        ValueError: If there is no true box, the pictures are not as many, or a box or confidence is no number; or pycocotools is not installed:
+            `pip install swin-keras[detection]`.
     """
     coco, cocoeval = extra("pycocotools.coco"), extra("pycocotools.cocoeval")
+    truth = {key: np.asarray(truth[key]) for key in ("boxes", "labels")}
+    predicted = {key: np.asarray(predicted[key]) for key in ("boxes", "labels", "confidence", "num_detections")}
+    if len({len(array) for array in (*truth.values(), *predicted.values())}) != 1:
+        raise ValueError(f"Expected boxes for the same pictures. Received: those of {len(predicted['labels'])} and of {len(truth['labels'])}.")
     true, found = [], []
-    counts = (np.asarray(truth["labels"]) >= 0).sum(1)
-    for image, count in enumerate(counts):
-        true += [{**row, "id": len(true) + n} for n, row in enumerate(_rows(image, truth, count), 1)]
-        confidence = predicted["confidence"][image]
-        found += [{**row, "score": float(confidence[n])} for n, row in enumerate(_rows(image, predicted, int(predicted["num_detections"][image])))]
+    for image, labels in enumerate(truth["labels"]):
+        true += [{**row, "id": len(true) + n} for n, row in enumerate(_rows(image, truth, labels >= 0), 1)]
+        chosen = np.arange(len(predicted["labels"][image])) < predicted["num_detections"][image]
+        scores = predicted["confidence"][image][chosen].tolist()
+        found += [{**row, "score": score} for row, score in zip(_rows(image, predicted, chosen), scores, strict=True)]
+    if not all(math.isfinite(value) for row in (*true, *found) for value in (*row["bbox"], row.get("score", 0))):
+        raise ValueError("Expected boxes and confidences that are numbers. Received: infinity or none, as after training diverged.")
     if not true:
         raise ValueError("Expected pictures with objects. Received: none with a label of 0 or more.")
     if not found:
@@ -211,7 +233,7 @@ def average_precision(predicted, truth):
     with contextlib.redirect_stdout(io.StringIO()):  # It prints a table.
         known = coco.COCO()
         categories = [{"id": category} for category in sorted({row["category_id"] for row in true})]
-        known.dataset = {"images": [{"id": image} for image in range(len(counts))], "annotations": true, "categories": categories}
+        known.dataset = {"images": [{"id": image} for image in range(len(truth["labels"]))], "annotations": true, "categories": categories}
         known.createIndex()
         evaluation = cocoeval.COCOeval(known, known.loadRes(found), "bbox")
         evaluation.evaluate()
@@ -220,9 +242,9 @@ def average_precision(predicted, truth):
     return {name: float(value) for name, value in zip(("mAP", "mAP50", "mAP75"), evaluation.stats, strict=False)}
 
 
-def _rows(image, objects, count):
-    """Yields the first boxes of a picture as COCO writes them."""
-    for (top, left, bottom, right), label in zip(np.asarray(objects["boxes"])[image, :count].tolist(), objects["labels"][image], strict=False):
+def _rows(image, objects, chosen):
+    """Yields boxes of a picture as COCO writes them."""
+    for (top, left, bottom, right), label in zip(objects["boxes"][image][chosen].tolist(), objects["labels"][image][chosen], strict=True):
         width, height = right - left, bottom - top
         yield {"image_id": image, "category_id": int(label), "bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
 

@@ -9,7 +9,7 @@ CLASSES = ("background", *map(str, range(10)))
 _SPLITS = ("train", "validation", "test")
 # Ink above this belongs to a digit.
 _INK = 0.35
-_MOST_DIGITS, _TRIES = 4, 20
+_MOST_DIGITS, _TRIES = 8, 20
 
 
 class Scenes:
@@ -94,8 +94,8 @@ class Scenes:
         """Makes several scenes for a detector.
 
         Returns:
-            Pictures, uint8 `(count, height, width, 3)`, and `{"boxes": ..., "labels": ...}`: float32 `(count, 4, 4)`, top, left, bottom and right
-            in pixels, and int32 `(count, 4)`, the digits; -1 where a scene has fewer.
+            Pictures, uint8 `(count, height, width, 3)`, and `{"boxes": ..., "labels": ...}`: float32 `(count, 8, 4)`, top, left, bottom and right
+            in pixels, and int32 `(count, 8)`, the digits; -1 where a scene has fewer.
         """
         scenes = [self._for_detector(self.scene(split, start + number)) for number in range(count)]
         pictures, boxes, labels = (np.stack(arrays) for arrays in zip(*scenes, strict=True))

@@ -74,10 +74,26 @@ def mean_iou(predicted, masks, num_classes):
 
     Returns:
         Float. Classes that are in neither do not count.
+
+    Raises:
+        ValueError: If the shapes differ, or a class is not below `num_classes`.
     """
+    if not is_count(num_classes):
+        raise ValueError(f"`num_classes` must be a positive integer. Received: num_classes={num_classes!r}.")
+    check_masks(np.asarray(predicted), np.asarray(masks), num_classes)
     metric = keras.metrics.MeanIoU(num_classes, ignore_class=IGNORED)
     metric.update_state(np.ravel(masks), np.ravel(predicted))
     return float(metric.result())
+
+
+def check_masks(predicted, masks, num_classes):
+    """Raises a `ValueError` if classes of pixels are not comparable, of which TensorFlow would say so, or leave them out."""
+    if predicted.shape != masks.shape:
+        raise ValueError(f"Expected a class for each pixel of the masks. Received: shapes {predicted.shape} and {masks.shape}.")
+    for array, allowed in [(predicted, []), (masks, [IGNORED])]:
+        wrong = array[(array < 0) | ((array >= num_classes) & ~np.isin(array, allowed))]
+        if wrong.size:
+            raise ValueError(f"Expected classes from 0 to {num_classes - 1}, and {IGNORED} in masks where none is known. Received: {wrong[0]}.")
 
 
 @keras.saving.register_keras_serializable(package="swin_keras")

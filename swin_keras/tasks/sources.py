@@ -2,37 +2,33 @@
 
 import dataclasses
 import io
-import json
 import os
-import re
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
+from swin_keras.tasks import coco
 from swin_keras.tasks.data import IGNORED
-from swin_keras.tasks.detection import extra
 from swin_keras.training import folder
 from swin_keras.training.image_data import ImageData
 from swin_keras.training.streams import StreamData, open_builder, read_splits, splits_of
 
-_SPLIT_OF_NAME = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-_NAME_WITH_SPLIT = re.compile(r"(?:^|[_-])(train|val|valid|validation|test)[_-]?(?:\d{4})?$", re.IGNORECASE)
-# COCO's other files beside those of boxes and masks.
-_OTHERS = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")
 # Masks of tensorflow-datasets that say neither their classes nor from which value on these count; what is below is ignored.
 _MASKS = {
     "scene_parse150": (1, [f"class {number}" for number in range(1, 151)]),
     "oxford_iiit_pet": (1, ["pet", "background", "border"]),
 }
 _NO_BOXES_IN_TEST = ("oxford_iiit_pet",)
+# What takes back the turns of EXIF that exchange width and height.
+_BACK = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
 
 
 def open_coco(path, task, preprocessing, log):
     """Opens a folder of pictures with COCO's json, as `load_data` says.
 
     One file for each split: `annotations/instances_train2017.json` with the pictures in `train2017/`, or `train/_annotations.coco.json` with
-    the pictures beside it; or a single file, whose pictures are split 60/20/20, always the same way. Pictures are looked for beside the file,
-    and from the folder on in itself, in `images/`, and in the folder of the split, there or in `images/`.
+    the pictures beside it; or a single file, whose pictures are split 60/20/20, always the same way. Pictures are looked for beside the file and
+    in the folder, in `images/` and `data/` of both, and in a folder that is named as the split.
 
     Returns:
         Class names, and a source of pictures.
@@ -40,66 +36,43 @@ def open_coco(path, task, preprocessing, log):
     path = os.path.expanduser(path)
     if not os.path.isdir(path):
         raise ValueError(f"Expected data='coco:PATH' of a folder. Received: {path!r}, which is none.")
-    files = _files_of_splits(path)
-    read = {split: _read_coco(file) for split, file in files.items()}
-    categories = next(iter(read.values()))["categories"]
-    for split, content in read.items():
-        if content["categories"] != categories:
-            first = next(iter(files.values()))
-            raise ValueError(f"Expected the same categories in each file. Received: others in {files[split]!r} than in {first!r}.")
-    indices = {identity: index for index, identity in enumerate(sorted(categories))}
-    found = {split: _pictures_of(content, files[split], path, task, indices) for split, content in read.items()}
-    splits = _complete(found)
-    labels = [categories[identity] for identity in sorted(categories)]
-    counts = ", ".join(f"{len(pictures):,} for {split}" for split, (pictures, _) in splits.items())
-    log(f"{path}: {len(labels):,} classes; pictures: {counts}")
-    source = CocoPictures(name=f"coco:{path}", labels=labels, preprocessing=preprocessing, splits=splits, log=log)
+    files = coco.find_files(path)
+    found, categories = {}, None
+    for split, file in files.items():
+        names, paths, annotated = coco.read(file, path, log)
+        if not names or (not paths and split in ("train", None)):
+            raise ValueError(f"Expected COCO's json with images and categories. Received: {file!r}, which has none.")
+        if categories is not None and names != categories:
+            raise ValueError(f"Expected the same categories in each file. Received: others in {file!r} than in {next(iter(files.values()))!r}.")
+        categories = names
+        if split in ("train", None) and not any(one.regions if task == "segmentation" else len(one.boxes) for one in annotated):
+            what = "a `segmentation`, polygons or run lengths" if task == "segmentation" else "a `bbox`"
+            raise ValueError(f"Expected annotations with {what}. Received: none in {file!r}.")
+        if paths:
+            found[split] = paths, annotated
+    labels, splits = list(categories.values()), _complete(found)
+    log(f"{path}: {len(labels):,} classes; pictures: {', '.join(f'{len(splits[split][0]):,} for {split}' for split in splits)}")
+    problems = {path: "there is no such file" for paths, _ in splits.values() for path in paths if not os.path.isfile(path)}
+    folder.check_damage(problems, sum(len(paths) for paths, _ in splits.values()), path)
+    source = CocoPictures(name=f"coco:{path}", labels=labels, preprocessing=preprocessing, splits=splits, task=task, log=log)
     return (["background", *labels] if task == "segmentation" else labels), source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CocoPictures(ImageData):
-    """Pictures of files. Of `splits` each is a pair: paths, and for each `Annotated`."""
+    """Pictures of files. Of `splits` each is a pair: paths, and for each `coco.Annotated`."""
+
+    task: str
 
     def open(self, split, row):
         path, annotated = self.splits[split][0][row], self.splits[split][1][row]
         picture = _upright(path, folder.open_regular(path), annotated.size)
-        if annotated.regions is None:
-            return picture, (annotated.boxes / np.array([*picture.size[::-1]] * 2), annotated.labels)
-        return picture, annotated.mask(picture.size)
+        if self.task == "segmentation":
+            return picture, annotated.mask(picture.size)
+        return picture, _inside(annotated.boxes / np.array([*picture.size[::-1]] * 2), annotated.labels)
 
     def name_of(self, split, row):
         return self.splits[split][0][row]
-
-
-@dataclasses.dataclass(frozen=True)
-class Annotated:
-    """What COCO's json says of a picture.
-
-    Attributes:
-        size: Width and height in pixels, or `None`.
-        boxes, labels: float32 `(n, 4)`, top, left, bottom and right in pixels, and int32 `(n,)`.
-        regions: List of pairs of a class index and a `segmentation`, those below others first; or `None`.
-    """
-
-    size: tuple
-    boxes: np.ndarray
-    labels: np.ndarray
-    regions: list | None
-
-    def mask(self, size):
-        """Returns a mask of a picture of this width and height, uint8 `(height, width)`: 0 for the background, then the classes."""
-        mask = np.zeros(size[::-1], "uint8")
-        for label, region in self.regions:
-            if isinstance(region, np.ndarray):
-                inside = (np.arange(len(region)) % 2).astype(bool).repeat(region)
-                if len(inside) != mask.size:
-                    raise ValueError(f"run lengths of {len(inside)} pixels, but it has {mask.size}")
-                mask[inside.reshape(size).T] = 1 + label
-            else:
-                coco = extra("pycocotools.mask")
-                mask[coco.decode(coco.merge(coco.frPyObjects(region, *size[::-1]))).astype(bool)] = 1 + label
-        return mask
 
 
 def open_tfds(data, task, labels, data_dir, preprocessing, log):
@@ -152,8 +125,7 @@ class StreamedPictures(StreamData):
             boxes, labels = found
             if labels.size and not 0 <= labels.min() <= labels.max() < len(self.labels):
                 self.damage.stop(f"Expected class indices from 0 to {len(self.labels) - 1} in {self.name!r}. Received: {labels.tolist()}.")
-            good = (boxes[:, 2:] > boxes[:, :2]).all(-1)
-            return upright, (np.clip(boxes[good], 0, 1), labels[good])
+            return upright, _inside(boxes, labels)
         values = np.asarray(Image.open(io.BytesIO(found[0])))
         if values.ndim == 3:  # The same in each channel.
             values = values[..., 0]
@@ -164,144 +136,23 @@ class StreamedPictures(StreamData):
         return _upright(io.BytesIO(picture), upright, mask.shape[::-1]), mask.astype("uint8")
 
 
+def _inside(boxes, labels):
+    """Cuts boxes, as fractions of a picture, at its edge. Those of which nothing is left are left out."""
+    boxes = np.clip(boxes, 0, 1)
+    good = (boxes[:, 2:] > boxes[:, :2]).all(-1)
+    return boxes[good], labels[good]
+
+
 def _upright(file, picture, size):
     """Returns the picture that has this width and height: turned as its EXIF says, or else as it is stored."""
     if size is None or picture.size == size:
         return picture
-    with Image.open(file) as stored:
-        if stored.size == size:
-            return stored.convert("RGB")
+    if picture.size == size[::-1]:
+        with Image.open(file) as stored:
+            turn = stored.getexif().get(ExifTags.Base.Orientation)
+        if turn in _BACK:
+            return picture.transpose(_BACK[turn])
     raise ValueError(f"it has {picture.width}x{picture.height} pixels, but its annotations are for {size[0]}x{size[1]}")
-
-
-def _files_of_splits(path):
-    """Returns the json file of each split that has one, those of training first; or that of `None`, a single one for all."""
-    found = {}
-    for parent in (path, *(entry.path for entry in os.scandir(path) if entry.is_dir())):
-        for name in sorted(os.listdir(parent)):
-            if not name.endswith(".json") or name.startswith((".", *_OTHERS)):
-                continue
-            match = _NAME_WITH_SPLIT.search(name.removesuffix(".json")) or _NAME_WITH_SPLIT.search("" if parent == path else os.path.basename(parent))
-            found.setdefault(match and _SPLIT_OF_NAME[match[1].lower()], []).append(os.path.join(parent, name))
-    named = [split for split in ("train", "validation", "test") if split in found]
-    wanted = named or [split for split in found if split is None]
-    for split in wanted:
-        if len(found[split]) > 1:
-            instances = [file for file in found[split] if os.path.basename(file).startswith("instances_")]
-            if len(instances) != 1:
-                what = "the pictures" if split is None else split
-                raise ValueError(f"Expected one json file for {what} in {path!r}. Received: {', '.join(sorted(found[split]))}. Leave one.")
-            found[split] = instances
-    if not wanted or (named and "train" not in named):
-        what = f"only files for {', '.join(named)}" if named else "none"
-        raise ValueError(
-            f"Expected COCO's json in {path!r}, such as annotations/instances_train.json or train/_annotations.coco.json. Received: {what}."
-        )
-    return {split: found[split][0] for split in wanted}
-
-
-def _read_coco(file):
-    """Returns what a json file of COCO holds: categories by number, and images and annotations, with the keys that all must have."""
-    try:
-        with open(file, encoding="utf-8") as opened:
-            content = json.load(opened)
-        categories = {int(category["id"]): str(category["name"]) for category in content["categories"]}
-        images = {image["id"]: image for image in content["images"]}
-        annotations = content["annotations"]
-        for image in images.values():
-            if not isinstance(image["file_name"], str):
-                raise TypeError(f"file_name {image['file_name']!r}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        problem = f"no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"Expected COCO's json with images, annotations and categories. Received: {file!r} ({problem}).") from error
-    if not categories or not images:
-        raise ValueError(f"Expected COCO's json with images, annotations and categories. Received: {file!r} with none of some.")
-    return {"categories": categories, "images": images, "annotations": annotations}
-
-
-def _pictures_of(content, file, path, task, indices):
-    """Returns the paths of the pictures of a json file, and `Annotated` for each."""
-    of_images = {identity: [] for identity in content["images"]}
-    for annotation in content["annotations"]:
-        try:
-            of_images[annotation["image_id"]].append(_annotation(annotation, task, indices))
-        except (KeyError, TypeError, ValueError) as error:
-            problem = f"no {error}" if isinstance(error, KeyError) else error
-            raise ValueError(
-                f"Expected annotations with image_id, category_id and bbox of pictures and categories in {file!r}. ({problem})."
-            ) from error
-    if task == "segmentation" and not any(region is not None for found in of_images.values() for _, _, _, region in found):
-        raise ValueError(f"Expected annotations with a `segmentation`, polygons or run lengths. Received: none in {file!r}.")
-    if task == "detection" and not any(box is not None for found in of_images.values() for _, box, _, _ in found):
-        raise ValueError(f"Expected annotations with a `bbox`. Received: none in {file!r}.")
-    where, annotated = _folder_of(content, file, path), []
-    for identity, image in content["images"].items():
-        found = of_images[identity]
-        size = (image.get("width"), image.get("height"))
-        boxed = [(label, box) for label, box, _, _ in found if box is not None]
-        boxes, labels = np.array([box for _, box in boxed], "float32").reshape(-1, 4), np.array([label for label, _ in boxed], "int32")
-        known = all(isinstance(side, int) and side > 0 for side in size)
-        if known:
-            boxes = np.clip(boxes, 0, np.array([size[1], size[0]] * 2, "float32"))
-        good = (boxes[:, 2:] > boxes[:, :2]).all(-1)
-        # Large regions below small ones.
-        regions = [(label, region) for label, _, area, region in sorted(found, key=lambda row: -row[2]) if region is not None]
-        annotated.append(Annotated(size if known else None, boxes[good], labels[good], regions if task == "segmentation" else None))
-    return [os.path.join(where, image["file_name"]) for image in content["images"].values()], annotated
-
-
-def _annotation(annotation, task, indices):
-    """Returns class index, box or `None`, area, and segmentation or `None`."""
-    label, box, region = indices[annotation["category_id"]], None, None
-    left, top, width, height = (float(value) for value in annotation.get("bbox") or [0] * 4)
-    if not np.isfinite([left, top, width, height]).all():
-        raise ValueError(f"bbox {annotation['bbox']}")
-    if width > 0 and height > 0 and not annotation.get("iscrowd"):
-        box = (top, left, top + height, left + width)
-    if task == "segmentation" and annotation.get("segmentation"):
-        region = _region(annotation["segmentation"])
-    return label, box, float(annotation.get("area") or width * height), region
-
-
-def _region(segmentation):
-    """Returns polygons for pycocotools, or run lengths, column by column, of outside and inside in turns; or `None`."""
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        counts = np.array(_run_lengths(counts) if isinstance(counts, str) else counts, "int64")
-        if counts.ndim != 1 or counts.min(initial=0) < 0 or counts.sum() != np.prod([int(side) for side in segmentation["size"]]):
-            raise ValueError("run lengths that do not fill their size")
-        return counts
-    polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
-    polygons = [[float(value) for value in polygon] for polygon in polygons]
-    if not all(np.isfinite(polygon).all() and len(polygon) % 2 == 0 for polygon in polygons):
-        raise ValueError("a polygon that is no list of pairs of numbers")
-    return [polygon for polygon in polygons if len(polygon) >= 6] or None
-
-
-def _run_lengths(text):
-    """Returns the run lengths that a text of COCO's holds. pycocotools reads beyond the end of a wrong one."""
-    counts, value, shift = [], 0, 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (bits & 16) and 1 << shift
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value, shift = 0, 0
-    return counts
-
-
-def _folder_of(content, file, path):
-    """Returns the folder that holds the first picture of a json file."""
-    parent, name = os.path.dirname(file), next(iter(content["images"].values()))["file_name"]
-    match = _NAME_WITH_SPLIT.search(os.path.basename(file).removesuffix(".json"))
-    split = [match[0].strip("_-")] if match else []
-    candidates = [parent, path, os.path.join(path, "images"), *(os.path.join(path, *inside, *split) for inside in ([], ["images"]))]
-    for candidate in candidates:
-        if os.path.isfile(os.path.join(candidate, name)):
-            return candidate
-    raise ValueError(f"Expected the pictures of {file!r}. Received: no {name!r} in {', '.join(dict.fromkeys(candidates))}.")
 
 
 def _complete(found):

@@ -168,6 +168,7 @@ def test_small_objects_lie_above_large_ones_and_crowds_are_in_no_box(coco, tmp_p
     data, _ = load(f"coco:{tmp_path / 'set'}")
     counts = [(batch["labels"] >= 0).sum() for _, batch in data.dataset("validation", 1).as_numpy_iterator()]
     assert counts == [2, 2, 4]  # one more than drawn; the crowd is none; of two, one has no width
+    assert load(f"coco:{tmp_path / 'set'}")[1][0].endswith("left out 1 of 10 annotations, which have neither a bbox nor a segmentation of some size")
     boxes = list(data.dataset("validation", 1).as_numpy_iterator())[2][1]["boxes"][0, 0]  # the largest first
     np.testing.assert_allclose(boxes, [0, 0, 40, 15 * 56 / 80], rtol=1e-5)
 
@@ -235,6 +236,18 @@ def test_a_picture_is_turned_only_where_its_annotations_are(coco, tmp_path):
     np.testing.assert_array_equal(turned, straight)
 
 
+def test_a_picture_of_sixteen_bits_keeps_its_greys_where_it_is_not_turned(coco, tmp_path):
+    shutil.copytree(coco[0], tmp_path / "set")
+    pixels = coco[1]["y.png"][0][..., 0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels.astype("uint16") * 257).save(tmp_path / "set" / "val2017" / "y.png", exif=exif)
+    data, _ = load(f"coco:{tmp_path / 'set'}")
+    received = list(data.dataset("validation", 1).as_numpy_iterator())[1][0][0]
+    expected = np.asarray(Image.fromarray(pixels).convert("RGB").resize(SIZE[::-1], Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(received, expected)
+
+
 def test_a_damaged_picture_is_left_out_once_and_too_many_stop(coco, tmp_path):
     shutil.copytree(coco[0], tmp_path / "set")
     (tmp_path / "set" / "val2017" / "y.png").write_bytes(b"no picture")
@@ -250,15 +263,27 @@ def test_a_damaged_picture_is_left_out_once_and_too_many_stop(coco, tmp_path):
     ("change", "message"),
     [
         (lambda content: content.pop("categories"), "Expected COCO's json with images, annotations and categories. Received: .*no 'categories'"),
-        (lambda content: content.update(images=[]), "with none of some"),
+        (lambda content: content.update(images=[], annotations=[]), "Expected COCO's json with images and categories. Received: .*which has none"),
+        (lambda content: content.update(annotations=None), "Expected COCO's json with .*not iterable"),
+        (lambda content: content["images"][1].update(id=100.0), "two have the id 100"),
+        (lambda content: content["categories"][1].update(id="7"), "two have the id 7"),
+        (lambda content: content["categories"][1].update(name="cow"), "categories need names of their own"),
+        (lambda content: content["categories"][1].update(name=None), "categories need names of their own"),
         (lambda content: content["images"][0].pop("file_name"), "no 'file_name'"),
-        (lambda content: content["images"][0].update(file_name="q.png"), "Expected the pictures of .*Received: no 'q.png' in "),
-        (lambda content: content["annotations"][0].update(image_id=5), "Expected annotations with image_id.*no 5"),
-        (lambda content: content["annotations"][0].update(category_id=5), "Expected annotations with .*no 5"),
+        (lambda content: [image.update(file_name="q.png") for image in content["images"]], "Expected the pictures of .*Received: no 'q.png' in "),
+        (lambda content: content["annotations"][0].update(image_id=5), "Expected annotations with .*annotation 0 .there is none with the image_id 5"),
+        (lambda content: content["annotations"][0].update(category_id=5), "Expected annotations with .*there is none with the category_id 5"),
+        (lambda content: content["annotations"][0].update(iscrowd="perhaps"), "Expected annotations with .*iscrowd 'perhaps'"),
+        (lambda content: content["annotations"][0].update(bbox=[10**400, 0, 1, 1]), "Expected annotations with .*too large"),
+        (lambda content: content["annotations"][0].update(bbox=[1e30, 0, 1, 1]), "Expected annotations with .*bbox .1e.30"),
         (lambda content: content["annotations"][0].update(bbox=[1, 2, 3]), "Expected annotations with .*not enough values"),
-        (lambda content: content["annotations"][0].update(bbox=[1, float("nan"), 3, 4]), "Expected annotations with .*nan"),
+        (lambda content: content["annotations"][0].update(bbox=[1, float("nan"), 3, 4]), "Expected annotations with .*bbox .*nan"),
         (lambda content: content["annotations"][0].update(bbox="abcd"), "Expected annotations with .*could not convert"),
         (lambda content: content.update(annotations=[]), "Expected annotations with a `bbox`. Received: none"),
+        (
+            lambda content: [one.update(bbox=None, segmentation=None) for one in content["annotations"]],
+            "Expected annotations with a `bbox`. Received: none",
+        ),
         (lambda content: content.update(annotations=[3]), "Expected annotations with "),
         (lambda content: content["categories"].append({"id": 99, "name": "yak"}), "Expected the same categories in each file"),
     ],
@@ -278,7 +303,11 @@ def test_wrong_json_is_refused_with_the_file(coco, tmp_path, change, message):
         ([[1, 2, 3, 4, float("inf"), 6]], "no list of pairs"),
         ({"counts": [5, 7], "size": [50, 70]}, "do not fill"),
         ({"counts": [3505, -5], "size": [50, 70]}, "do not fill"),
-        ({"counts": "~~~~", "size": [50, 70]}, "do not fill"),
+        ({"counts": [2**62] * 4 + [3500], "size": [50, 70]}, "do not fill"),
+        ({"counts": [3500], "size": [50, 70, 1]}, "too many values"),
+        ({"counts": "~~~~", "size": [50, 70]}, "no numbers|do not fill"),
+        ({"counts": "o" * 400_000, "size": [50, 70]}, "no numbers"),
+        ([[10**400] * 6], "too large"),
         ({"size": [50, 70]}, "no 'counts'"),
         ("text", "could not convert"),
     ],
@@ -288,6 +317,79 @@ def test_wrong_regions_are_refused(coco, tmp_path, segmentation, message):
     edit(tmp_path / "set" / "annotations" / "instances_train2017.json", lambda content: content["annotations"][0].update(segmentation=segmentation))
     with pytest.raises(ValueError, match=f"instances_train2017.json.*{message}"):
         load(f"coco:{tmp_path / 'set'}", "segmentation")
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([[0, 0, 1e9, 0, 1e9, 1e9, 0, 1e9]], "a polygon reaches far beyond its 70x50 pixels"),
+        ({"counts": [0, 3500], "size": [70, 50]}, "it has 70x50 pixels, but the run lengths of a region are for 50x70"),
+        ({"counts": [16 * 10**8], "size": [40000, 40000]}, None),
+        ({"counts": [0, 16 * 10**8], "size": [40000, 40000]}, "it has 70x50 pixels, but the run lengths of a region are for 40000x40000"),
+    ],
+)
+def test_regions_that_are_not_of_the_picture_are_no_regions_of_it(coco, tmp_path, segmentation, message):
+    # pycocotools takes memory for all of it, and the process ends.
+    shutil.copytree(coco[0], tmp_path / "set")
+    change = {"segmentation": segmentation}
+    edit(tmp_path / "set" / "annotations" / "instances_train2017.json", lambda content: content["annotations"][0].update(change))
+    data, lines = load(f"coco:{tmp_path / 'set'}", "segmentation")
+    assert len(read(data, "train")) == (7 if message is None else 6)
+    assert message is None or message in lines[-1]
+
+
+@pytest.mark.parametrize("form", ["polygon", "compressed"])
+def test_where_there_is_no_box_that_of_the_region_is_taken(form, tmp_path):
+    file = tmp_path / "train" / "_annotations.coco.json"
+    write_split(tmp_path / "train", file, [f"{n}.png" for n in range(5)], np.random.default_rng(2), form)
+    expected = [target["boxes"] for _, target in load(f"coco:{tmp_path}")[0].dataset("train", 1).as_numpy_iterator()]
+    edit(file, lambda content: [annotation.pop("bbox") for annotation in content["annotations"]])
+    data, lines = load(f"coco:{tmp_path}")
+    assert len(lines) == 1
+    for (_, target), boxes in zip(data.dataset("train", 1).as_numpy_iterator(), expected, strict=True):
+        np.testing.assert_allclose(target["boxes"], boxes, atol=1e-4)
+
+
+def test_a_set_as_other_tools_write_it_is_the_same(coco, tmp_path):
+    """Where they keep pictures, and how they write numbers and names."""
+
+    def boxes(path):
+        return [target["boxes"] for _, target in load(f"coco:{path}")[0].dataset("train", 1).as_numpy_iterator()]
+
+    expected = boxes(coco[0])
+    annotations = coco[0] / "annotations"
+    for layout, (json_name, pictures) in enumerate(
+        [
+            ("train/_annotations.coco.json", "train/images"),
+            ("train/labels.json", "train/data"),
+            ("annotations/instances_train.json", "train2017"),
+            ("instances_Train.json", "images/train"),
+            ("annotations/instances_train.JSON", "images"),
+        ]
+    ):
+        path = tmp_path / str(layout)
+        (path / json_name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(coco[0] / "train2017", path / pictures, dirs_exist_ok=True)
+        shutil.copy(annotations / "instances_train2017.json", path / json_name)
+
+        def change(content):
+            for image in content["images"]:
+                image.update(id=str(image["id"]), width=float(image["width"]), height=str(image["height"]))
+            for category in content["categories"]:
+                category["id"] = str(category["id"])
+            for annotation in content["annotations"]:
+                annotation.update(image_id=float(annotation["image_id"]), iscrowd="0")
+                annotation.pop("area")
+
+        edit(path / json_name, change)
+        (path / json_name).write_text("\ufeff" + (path / json_name).read_text())
+        (path / "folder.json").mkdir()
+        (path / "loop").symlink_to(path / "loop")
+        data, _ = load(f"coco:{path}")
+        assert data.labels == ["ant", "cow", "bee"] and data.count("train") == 5
+        # Of seven pictures every fourth and fifth of five is held out.
+        for received, wanted in zip(boxes(path), [expected[row] for row in (0, 1, 2, 5, 6)], strict=True):
+            np.testing.assert_allclose(received, wanted, atol=1e-4)
 
 
 def test_files_that_cannot_be_told_apart_or_are_missing_are_refused(coco, tmp_path):
@@ -313,9 +415,11 @@ def test_files_that_cannot_be_told_apart_or_are_missing_are_refused(coco, tmp_pa
         ({"data": None}, "Expected data='coco:PATH'"),
         ({"data": "coco:"}, "Expected data='coco:PATH'"),
         ({"task": "depth"}, "`task` must be 'detection' or 'segmentation'"),
-        ({"size": (0, 5)}, "`resize` must be 2 whole numbers"),
+        ({"size": (0, 5)}, "`size` must be two whole numbers"),
+        ({"size": 64}, "`size` must be two whole numbers"),
         ({"max_objects": 0}, "`max_objects` must be a positive integer"),
         ({"labels": "cat"}, "`labels` must be a list of names"),
+        ({"labels": ["cat"]}, "Expected `labels` for data='tfds:NAME' only"),
     ],
 )
 def test_wrong_arguments_are_refused(coco, arguments, message):
@@ -329,6 +433,14 @@ def test_wrong_arguments_of_a_dataset_are_refused(coco):
         data.dataset("val", 4)
     with pytest.raises(ValueError, match="`batch_size` must be a positive integer"):
         data.dataset("train", 0)
+    with pytest.raises(ValueError, match="`split` must be one of"):
+        data.count(["train"])
+    for seed in (-1, 1.5, "a", True, 2**70, np.array([3])):
+        with pytest.raises(ValueError, match="`seed` must be a positive integer or 0, or None"):
+            data.dataset("train", 2, seed=seed)
+    with pytest.raises(ValueError, match="`flip` must be True or False"):
+        data.dataset("train", 2, seed=1, flip="no")
+    assert len(next(data.dataset("train", 2, seed=np.int64(3)).as_numpy_iterator())[0]) == 2
 
 
 def write_tfds(folder, name, version, config, features, examples):
@@ -512,10 +624,13 @@ def test_a_segmenter_is_measured_without_what_is_ignored(sets):
 def test_compressed_run_lengths_are_those_of_pycocotools():
     from pycocotools import mask as coco
 
-    from swin_keras.tasks.sources import _run_lengths
+    from swin_keras.tasks.coco import RunLengths, _run_lengths
 
     rng = np.random.default_rng(4)
     for _ in range(20):
         mask = (rng.random(tuple(rng.integers(3, 300, 2))) < rng.uniform(0.01, 0.9)).astype("uint8")
         text = coco.encode(np.asfortranarray(mask))["counts"].decode()
-        assert _run_lengths(text) == run_lengths(mask)["counts"]
+        counts = np.array(_run_lengths(text))
+        assert counts.tolist() == run_lengths(mask)["counts"]
+        left, top, width, height = coco.toBbox(coco.encode(np.asfortranarray(mask)))
+        assert RunLengths(counts, mask.shape[::-1]).box == (top, left, top + height, left + width)

@@ -6,7 +6,7 @@ import pytest
 from conftest import call, randomize
 
 import swin_keras
-from swin_keras.tasks import BOX_FORMAT, average_precision, create_detector, detection_network, predict
+from swin_keras.tasks import BOX_FORMAT, average_precision, create_detector, detection_network, evaluate, predict
 
 to_numpy = keras.ops.convert_to_numpy
 SMALL = {"embed_dim": 12, "depths": (1, 2, 1), "num_heads": (2, 3, 4), "window_size": 3}
@@ -129,6 +129,49 @@ def test_average_precision_is_that_of_an_example_by_hand():
     assert average_precision({**predicted, "num_detections": np.array([0, 0])}, truth) == {"mAP": 0, "mAP50": 0, "mAP75": 0}
     with pytest.raises(ValueError, match="Expected pictures with objects. Received: none"):
         average_precision(predicted, {**truth, "labels": np.full((2, 2), -1)})
+    # Places without an object may stand anywhere.
+    moved = {"boxes": truth["boxes"][:, ::-1], "labels": truth["labels"][:, ::-1]}
+    assert average_precision(predicted, moved) == measured
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_detections": np.array([1])}, "Expected boxes for the same pictures"),
+        ({"confidence": np.array([[np.nan, 0], [0.8, 0.7]])}, "Expected boxes and confidences that are numbers"),
+        ({"boxes": np.full((2, 2, 4), np.inf)}, "Expected boxes and confidences that are numbers"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(change, message):
+    truth = {"boxes": np.array([[[0, 0, 10, 20]], [[5, 5, 25, 15]]], "float32"), "labels": np.array([[2], [2]])}
+    predicted = {"boxes": np.ones((2, 2, 4)), "labels": np.ones((2, 2)), "confidence": np.ones((2, 2)), "num_detections": np.array([1, 2])}
+    with pytest.raises(ValueError, match=message):
+        average_precision({**predicted, **change}, truth)
+
+
+def test_wrong_pictures_and_models_are_refused(detector):
+    pictures = np.zeros((2, 48, 64, 3), "uint8")
+    for wrong in (pictures[0], pictures[:0], pictures[..., :2]):
+        with pytest.raises(ValueError, match="Expected an array of pictures"):
+            predict(detector, wrong)
+    with pytest.raises(ValueError, match="`batch_size` must be a positive integer. Received: batch_size=0"):
+        predict(detector, pictures, batch_size=0)
+    with pytest.raises(ValueError, match="Expected what `create_detector` makes"):
+        predict(None, pictures)
+
+
+def test_a_detector_is_measured_batch_by_batch_however_many_boxes_a_batch_has(detector, objects):
+    pictures, truth = objects
+    pictures, truth = pictures[:5], {key: value[:5] for key, value in truth.items()}
+    expected = average_precision(predict(detector, pictures, batch_size=3), truth)
+    first = (
+        pictures[:3],
+        {"boxes": np.pad(truth["boxes"][:3], [(0, 0), (0, 2), (0, 0)]), "labels": np.pad(truth["labels"][:3], [(0, 0), (0, 2)], constant_values=-1)},
+    )
+    received = evaluate(detector, iter([first, (pictures[3:], {key: value[3:] for key, value in truth.items()})]))
+    assert received == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="Expected pictures to measure"):
+        evaluate(detector, [])
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the export is TensorFlow's")

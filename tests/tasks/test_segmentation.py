@@ -6,7 +6,7 @@ import pytest
 from conftest import GOLDENS, call, randomize
 
 import swin_keras
-from swin_keras.tasks import create_segmenter
+from swin_keras.tasks import create_segmenter, evaluate, mean_iou
 from swin_keras.tasks.segmentation import PyramidPooling, Resize
 
 SMALL = {"embed_dim": 12, "depths": (1, 2, 1), "num_heads": (2, 3, 4), "window_size": 3}
@@ -97,6 +97,32 @@ def test_the_file_has_one_partition_no_tensor_above_rank_4_and_the_same_logits(r
         interpreter = Interpreter(str(tmp_path / "bundle" / f"{recipe}.tflite"))
         assert max(len(detail["shape"]) for detail in interpreter.get_tensor_details()) <= 4
     assert report["recipes"]["float32"]["fidelity"]["snr_db"] > 90
+
+
+def test_mean_iou_is_that_of_an_example_by_hand_without_pixels_of_which_nothing_is_known():
+    masks, predicted = np.array([[0, 0, 1], [2, 255, 1]]), np.array([[0, 1, 1], [2, 2, 0]])
+    # Of class 0 one of three pixels is common, of 1 one of three, of 2 its only one; class 3 is in neither.
+    assert mean_iou(predicted, masks, 4) == pytest.approx((1 / 3 + 1 / 3 + 1) / 3)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "masks", "message"),
+    [
+        (np.zeros((2, 3), int), np.zeros((3, 2), int), "Expected a class for each pixel"),
+        (np.zeros((2, 3), int), np.full((2, 3), 3), "Expected classes from 0 to 2, and 255 in masks .*Received: 3"),
+        (np.zeros((2, 3), int), np.full((2, 3), -1), "Received: -1"),
+        (np.full((2, 3), 255), np.zeros((2, 3), int), "Received: 255"),
+    ],
+)
+def test_masks_that_cannot_be_compared_are_refused(predicted, masks, message):
+    with pytest.raises(ValueError, match=message):
+        mean_iou(predicted, masks, 3)
+
+
+def test_a_model_that_diverged_is_not_measured(rng):
+    model = build(num_classes=3)
+    with pytest.raises(ValueError, match="Expected a model whose outputs are numbers"):
+        evaluate(model, [(np.full((1, 48, 64, 3), np.nan, "float32"), np.zeros((1, 48, 64), int))])
 
 
 def test_what_cannot_be_built_is_refused():
