@@ -124,7 +124,7 @@ class StreamedPictures(StreamData):
         if len(found) == 2:
             boxes, labels = found
             if labels.size and not 0 <= labels.min() <= labels.max() < len(self.labels):
-                self.damage.stop(f"Expected class indices from 0 to {len(self.labels) - 1} in {self.name!r}. Received: {labels.tolist()}.")
+                raise ValueError(f"Expected class indices from 0 to {len(self.labels) - 1} in {self.name!r}. Received: {labels.tolist()}.")
             return upright, _inside(boxes, labels)
         values = np.asarray(Image.open(io.BytesIO(found[0])))
         if values.ndim == 3:  # The same in each channel.
@@ -132,7 +132,7 @@ class StreamedPictures(StreamData):
         mask = np.where((values >= self.first) & (values != IGNORED), values.astype("int32") - self.first, IGNORED)
         if (wrong := mask[(mask >= len(self.labels)) & (mask != IGNORED)]).size:
             highest = self.first + len(self.labels) - 1
-            self.damage.stop(f"Expected masks with values up to {highest} in {self.name!r}. Received: {wrong[0] + self.first}. Give more `labels`.")
+            raise ValueError(f"Expected masks with values up to {highest} in {self.name!r}. Received: {wrong[0] + self.first}. Give more `labels`.")
         return _upright(io.BytesIO(picture), upright, mask.shape[::-1]), mask.astype("uint8")
 
 

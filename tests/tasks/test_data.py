@@ -567,6 +567,19 @@ def test_objects_of_a_set_like_coco_are_those_that_are_no_crowd_and_test_picture
     assert sorted(counts) == [1, *[2] * 7]
 
 
+def test_training_pictures_of_a_stream_come_in_an_order_of_the_seed_each_once_an_epoch(sets):
+    data, _ = load("tfds:coco/2017", data_dir=sets[0])
+    plain = {picture[0].tobytes(): number for number, (picture, _) in enumerate(data.dataset("train", 1).as_numpy_iterator())}
+
+    def order(seed):
+        batches = data.dataset("train", 2, seed=seed, flip=False).take(6).as_numpy_iterator()
+        return [plain[picture.tobytes()] for pictures, _ in batches for picture in pictures]
+
+    first, again, other = order(3), order(3), order(4)
+    assert first == again != other
+    assert sorted(first[:6]) == sorted(first[6:]) == list(range(6)) and first[:6] != first[6:]
+
+
 def test_heads_and_trimaps_of_a_set_like_the_pets_are_read(sets):
     folder, _ = sets
     data, lines = load("tfds:oxford_iiit_pet", data_dir=folder)
