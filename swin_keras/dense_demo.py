@@ -96,7 +96,7 @@ def dense_demo(task, out, seed=0, log=lambda line: print(line, flush=True)):
     for name, measured in results.items():
         log(f"{name:13} {', '.join(f'{key} {value:.3f}' for key, value in measured.items())}")
     log("")
-    log(f"try a scene:  swin-keras classify {samples[0]} --bundle {folder / 'bundle'} --save-overlay {out}")
+    log(f"try a scene:  swin-keras classify {samples[0]} --bundle {folder / 'bundle'} --save-overlay {folder}")
 
 
 def _train(task, scenes, weights, folder, seed, log):

@@ -44,7 +44,7 @@ def test_the_line_writes_what_it_says_and_a_second_run_only_prints(task, short, 
     # The printed command works, and finds the same in all samples.
     command = first.strip().splitlines()[-1].split("swin-keras ")[1].split()
     assert main(command) == 0
-    assert (tmp_path / "out" / "scene_00-overlay.jpg").is_file()
+    assert (folder / "scene_00-overlay.jpg").is_file()
     assert main(["classify", "--folder", f"out/{task}/samples", "--bundle", f"out/{task}/bundle", "--threshold", "0"]) == 0
     assert len(list(csv.DictReader((tmp_path / "results.csv").open(encoding="utf-8")))) == 12
 

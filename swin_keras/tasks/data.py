@@ -25,8 +25,8 @@ class DenseData:
     task: str
     labels: list
     preprocessing: Preprocessing
-    _source: object
-    _most: int
+    _source: object = dataclasses.field(repr=False)
+    _most: int = dataclasses.field(repr=False)
 
     def count(self, split):
         """Returns the number of pictures of `"train"`, `"validation"` or `"test"`."""
@@ -48,8 +48,8 @@ class DenseData:
             A `tf.data.Dataset` of batches. For detection: pictures, uint8 `(batch, height, width, 3)`, and `{"boxes": ..., "labels": ...}`:
             float32 `(batch, most, 4)`, top, left, bottom and right in pixels of the resized picture, and int32 `(batch, most)`; -1 where a
             picture has fewer. For segmentation: normalized pictures, float32, and masks, uint8 `(batch, height, width)`, 255 where no class is
-            known. A picture that cannot be read is left out, up to one in a hundred; more end the reading with an error of TensorFlow's that names
-            them.
+            known. A picture that cannot be read is black, without objects and with a mask of 255, up to one in a hundred; more end the reading
+            with an error of TensorFlow's that names them.
 
         Raises:
             ValueError: If an argument is out of its range.
@@ -69,29 +69,31 @@ class DenseData:
             epochs = tf.data.Dataset.range(2**31 - 1)
             elements = epochs.flat_map(lambda epoch: self._source.elements(split, tf.stack([tf.cast(seed, tf.int64), epoch]))).enumerate()
         size = self.preprocessing.crop
-        target = [((self._most, 4), tf.float32), ((self._most,), tf.int32)] if self.task == "detection" else [(size, tf.uint8)]
-        signature = [((*size, 3), tf.uint8), *target, ((), tf.bool)]
+        target = [((self._most, 4), tf.float32, -1), ((self._most,), tf.int32, -1)] if self.task == "detection" else [(size, tf.uint8, IGNORED)]
+        signature = [((*size, 3), tf.uint8, 0), *target]
 
         def read(number, *element):
             mirrored = seed is not None and flip and np.random.default_rng((int(seed), int(number))).random() < 0.5
             try:
                 picture, found = self._source.open(split, *element)
-                return (*self._prepare(picture, found, mirrored), True)
+                return self._prepare(picture, found, mirrored)
             except Exception as error:  # Pillow's decoders raise what they like on damaged files.
                 self._source.damage.add(self._source.name_of(split, *element), str(error))
-                return tuple(np.zeros(shape, dtype.as_numpy_dtype) for shape, dtype in signature)
+                return tuple(np.full(shape, value, dtype.as_numpy_dtype) for shape, dtype, value in signature)
 
         def read_in_graph(number, element):
-            arrays = tf.numpy_function(read, [number, *element], [dtype for _, dtype in signature])
-            return tuple(tf.ensure_shape(array, shape) for array, (shape, _) in zip(arrays, signature, strict=True))
+            arrays = tf.numpy_function(read, [number, *element], [dtype for _, dtype, _ in signature])
+            return tuple(tf.ensure_shape(array, shape) for array, (shape, _, _) in zip(arrays, signature, strict=True))
 
         def as_pair(picture, *target):
             if self.task == "detection":
                 return picture, dict(zip(("boxes", "labels"), target, strict=True))
             return self.preprocessing.normalize(tf.cast(picture, tf.float32)), target[0]
 
-        read_ones = elements.map(read_in_graph, tf.data.AUTOTUNE, deterministic=True).filter(lambda *arrays: arrays[-1])
-        batches = read_ones.map(lambda *arrays: arrays[:-1]).batch(batch_size, drop_remainder=seed is not None).map(as_pair)
+        batches = elements.map(read_in_graph, tf.data.AUTOTUNE, deterministic=True).batch(batch_size, drop_remainder=seed is not None).map(as_pair)
+        if seed is None:
+            # Keras warns of data that end where their number is not known.
+            batches = batches.apply(tf.data.experimental.assert_cardinality(-(-self.count(split) // batch_size)))
         return batches.prefetch(tf.data.AUTOTUNE)
 
     def _prepare(self, picture, found, mirrored):

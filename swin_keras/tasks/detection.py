@@ -184,7 +184,8 @@ def predict_batches(detector, batches):
     network = keras.Model(detector.inputs, detector.output)
     for pictures in batches:
         x = detector.preprocessor(pictures)
-        found = detector.decode_predictions(network.predict_on_batch(x), x)
+        # As tensors: KerasHub multiplies them by its own.
+        found = detector.decode_predictions(keras.tree.map_structure(ops.convert_to_tensor, network.predict_on_batch(x)), x)
         yield {key: ops.convert_to_numpy(value) for key, value in found.items()}
 
 

@@ -43,7 +43,8 @@ def create_segmenter(backbone, num_classes, channels=512, pool_scales=(1, 2, 3, 
 
     def convolve(x, side, name):
         x = keras.layers.Conv2D(channels, side, padding="same", use_bias=False, name=f"{name}_conv")(x)
-        return keras.layers.Activation("relu", name=name)(keras.layers.BatchNormalization(epsilon=1e-5, name=f"{name}_bn")(x))
+        # PyTorch's momentum, as there; with Keras' 0.99 a short training ends with the averages of its beginning.
+        return keras.layers.Activation("relu", name=name)(keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x))
 
     def resize(x, like, name):
         return x if x.shape[1:3] == like.shape[1:3] else Resize(like.shape[1:3], name=name)(x)
