@@ -123,13 +123,14 @@ def find_files(path):
     return files
 
 
-def read(file, path, log):
+def read(file, path, log, regions=True):
     """Reads a json file.
 
     Args:
         file: Its path.
         path: The folder in which pictures are looked for, beside its own.
         log: Function that is called with a line if annotations are left out.
+        regions: Boolean. Whether they are kept in memory, which boxes do not need.
 
     Returns:
         Class names by identity, in their order; the paths of the pictures; and for each `Annotated`.
@@ -171,7 +172,8 @@ def read(file, path, log):
     for size, found in zip(sizes, of_images.values(), strict=True):
         boxed = [(label, box) for label, box, _ in found if box is not None]
         boxes, labels = np.array([box for _, box in boxed], "float32").reshape(-1, 4), np.array([label for label, _ in boxed], "int32")
-        annotated.append(Annotated(size if all(size) else None, boxes, labels, [(label, region) for label, _, region in found if region is not None]))
+        kept = [(label, region) for label, _, region in found if region is not None] if regions else []
+        annotated.append(Annotated(size if all(size) else None, boxes, labels, kept))
     return {identity: names[identity] for identity in order}, _paths(images, file, path), annotated
 
 

@@ -39,7 +39,7 @@ def open_coco(path, task, preprocessing, log):
     files = coco.find_files(path)
     found, categories = {}, None
     for split, file in files.items():
-        names, paths, annotated = coco.read(file, path, log)
+        names, paths, annotated = coco.read(file, path, log, regions=task == "segmentation")
         if not names or (not paths and split in ("train", None)):
             raise ValueError(f"Expected COCO's json with images and categories. Received: {file!r}, which has none.")
         if categories is not None and names != categories:
@@ -102,13 +102,8 @@ def open_tfds(data, task, labels, data_dir, preprocessing, log):
         def find(example):
             return (example[mask],)
 
-    chosen = splits_of(builder, data)
-    if task == "detection" and builder.name in _NO_BOXES_IN_TEST:
-        chosen = {"train": "train[:60%]", "validation": "train[60%:80%]", "test": "train[80%:]"}
-    sets = read_splits(builder, chosen, encoded, lambda example: (example[picture], *find(example)))
-    counts = {split: builder.info.splits[part].num_examples for split, part in chosen.items()}
-    described = ", ".join(f"{count:,} for {split} ({chosen[split]})" for split, count in counts.items())
-    log(f"{builder.info.full_name}: {len(labels):,} classes; pictures: {described}")
+    chosen = splits_of(builder, data, use_test=task != "detection" or builder.name not in _NO_BOXES_IN_TEST)
+    sets, counts = read_splits(builder, chosen, encoded, lambda example: (example[picture], *find(example)), len(labels), log)
     arguments = {"name": data, "labels": labels, "preprocessing": preprocessing, "splits": sets, "counts": counts, "log": log}
     return labels, StreamedPictures(**arguments, fingerprint={}, first=first)
 
@@ -157,14 +152,12 @@ def _upright(file, picture, size):
 
 def _complete(found):
     """Returns all three splits, from those for which there are files."""
-    if None in found:
-        return _parts(found[None], {"train": (0, 1, 2), "validation": (3,), "test": (4,)}, 5)
-    train = {"train": found["train"]}
-    if "validation" not in found and "test" not in found:
-        return _parts(found["train"], {"train": (0, 1, 2), "validation": (3,), "test": (4,)}, 5)
-    if "validation" not in found:
-        train = _parts(found["train"], {"train": range(9), "validation": (9,)}, 10)
-    return {"validation": found.get("validation"), "test": found.get("test", found.get("validation")), **train}
+    train = found.get("train", found.get(None))
+    if "validation" in found:
+        return {"validation": found["validation"], "test": found.get("test", found["validation"]), "train": train}
+    if "test" in found:
+        return {"test": found["test"], **_parts(train, {"train": range(9), "validation": (9,)}, 10)}
+    return _parts(train, {"train": (0, 1, 2), "validation": (3,), "test": (4,)}, 5)
 
 
 def _parts(pictures, rests, of):

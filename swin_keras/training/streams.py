@@ -140,10 +140,9 @@ def load_tfds(data, data_dir, preprocessing, splits, log):
     builder = open_builder(data, data_dir, log)
     picture, label = _features(builder, tfds, data)
     chosen = splits_of(builder, data)
-    sets = read_splits(builder, {split: chosen[split] for split in splits}, [picture], lambda example: (example[picture], example[label]))
-    counts = {split: builder.info.splits[chosen[split]].num_examples for split in splits}
-    described = ", ".join(f"{count:,} for {split} ({chosen[split]})" for split, count in counts.items())
-    log(f"{builder.info.full_name}: {builder.info.features[label].num_classes:,} classes; pictures: {described}")
+    parts = {split: chosen[split] for split in splits}
+    classes = builder.info.features[label].num_classes
+    sets, counts = read_splits(builder, parts, [picture], lambda example: (example[picture], example[label]), classes, log)
     return StreamData(
         name=data,
         labels=list(builder.info.features[label].names),
@@ -206,36 +205,45 @@ def _features(builder, tfds, data):
     return pictures[0], labels[0]
 
 
-def read_splits(builder, parts, pictures, change):
-    """Returns parts of a data set of tensorflow-datasets by the names they are given.
+def read_splits(builder, parts, pictures, change, classes, log):
+    """Opens parts of a data set of tensorflow-datasets, and says what is in them.
 
     Args:
         builder: Its builder.
         parts: Dictionary from names to what tensorflow-datasets calls the part.
         pictures: Names of features that stay encoded.
         change: Function from an example to a tuple.
+        classes: Integer. How many there are.
+        log: Function that is called with a line.
+
+    Returns:
+        For each name a `tf.data.Dataset`, and the number of its examples.
     """
     import tensorflow_datasets as tfds
 
     decoders = {picture: tfds.decode.SkipDecoding() for picture in pictures}
     # One file after the other, each from its start: the order never changes.
     config = tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=False)
-    return {
+    sets = {
         name: builder.as_dataset(split=part, decoders=decoders, read_config=config, shuffle_files=False).map(change) for name, part in parts.items()
     }
+    counts = {name: builder.info.splits[part].num_examples for name, part in parts.items()}
+    described = ", ".join(f"{count:,} for {name} ({parts[name]})" for name, count in counts.items())
+    log(f"{builder.info.full_name}: {classes:,} classes; pictures: {described}")
+    return sets, counts
 
 
-def splits_of(builder, data):
-    """Returns which part of a data set is for what: its own splits where it has them, else parts of the training pictures."""
+def splits_of(builder, data, use_test=True):
+    """Returns which part of a data set is for what: its own splits where it has them (of test if `use_test`), else parts of the training pictures."""
     names = set(builder.info.splits)
     if "train" not in names:
         raise ValueError(f"Expected a split 'train'. Received: data={data!r}, which has {', '.join(sorted(names))}. Choose another.")
     validation = next((name for name in ("validation", "val", "imagenet_val") if name in names), None)
-    test = "test" if "test" in names else None
+    # The test pictures of some come without their classes.
+    known = use_test and not builder.name.startswith(("imagenet", "coco"))
+    test = "test" if known and "test" in names else None
     if validation is None and test is None:
         return {"train": "train[:60%]", "validation": "train[60%:80%]", "test": "train[80%:]"}
     if validation is None:
         return {"train": "train[:90%]", "validation": "train[90%:]", "test": test}
-    # The test pictures of some come without their classes.
-    unknown = builder.name.startswith(("imagenet", "coco"))
-    return {"train": "train", "validation": validation, "test": validation if unknown else test or validation}
+    return {"train": "train", "validation": validation, "test": test or validation}

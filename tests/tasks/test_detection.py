@@ -95,11 +95,13 @@ def test_the_network_gives_the_boxes_that_kerashub_decodes(rng):
     detector = randomize(build(), scale=0.1)
     network = detection_network(detector)
     x = rng.standard_normal((2, 48, 64, 3)).astype("float32")
-    received = {key: to_numpy(value) for key, value in call(network, x).items()}
-    raw = detector(x)
+    # In one call: compiled and eager, numbers differ in their last bits.
+    offsets, scores = network.get_layer("boxes").input
+    outputs = call(keras.Model(network.input, {**network.output, "bbox_regression": offsets, "cls_logits": scores}), x)
+    received = raw = {key: to_numpy(value) for key, value in outputs.items()}
     decoded = keras.utils.bounding_boxes.decode_deltas_to_boxes(
         anchors=keras.ops.concatenate(list(detector.anchor_generator(x).values())),
-        boxes_delta=raw["bbox_regression"],
+        boxes_delta=keras.ops.convert_to_tensor(raw["bbox_regression"]),
         encoded_format="center_xywh",
         anchor_format=BOX_FORMAT,
         box_format=BOX_FORMAT,
@@ -108,9 +110,9 @@ def test_the_network_gives_the_boxes_that_kerashub_decodes(rng):
     # KerasHub has no largest size.
     usual = np.all(to_numpy(raw["bbox_regression"])[..., 2:] < 4, axis=-1)
     assert 0.1 < usual.mean() < 1
-    np.testing.assert_allclose((received["boxes"] * [48, 64, 48, 64])[usual], to_numpy(decoded)[usual], rtol=1e-4, atol=0.01)
+    np.testing.assert_allclose((received["boxes"] * [48, 64, 48, 64])[usual], to_numpy(decoded)[usual], rtol=1e-4, atol=1e-3)
     assert np.all(np.isfinite(received["boxes"]))
-    np.testing.assert_allclose(received["scores"], to_numpy(raw["cls_logits"]), rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(received["scores"], to_numpy(raw["cls_logits"]))
 
 
 def test_average_precision_is_that_of_an_example_by_hand():
