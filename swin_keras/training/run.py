@@ -155,13 +155,17 @@ def train(
         if recipe.frozen_stages is not None:
             freeze(model, recipe.frozen_stages)
         optimizer = make_optimizer(recipe, model, steps)
-        # Before compiling: else the optimizer makes its slots inside the first trace, and the step is traced twice.
+        # What makes its variables inside the first trace of a step has it traced twice: the optimizer, and below the metrics.
         optimizer.build(model.trainable_variables)
         loss, metrics = None, None  # SimMIM has a loss of its own.
         if recipe.task == "classification":
             loss, metrics = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing), ["accuracy"]
         # Weighted: where several devices validate, what fills a batch up has no weight.
         model.compile(optimizer, loss, weighted_metrics=metrics, jit_compile=recipe.jit_compile)
+        if metrics and replicas == 1:  # For several `prepare_for_workers` has Keras do it.
+            nothing = keras.ops.zeros((1, len(images.labels)))
+            model.compute_metrics(None, nothing, nothing)
+            model.reset_metrics()
 
     if not _holds_run(workdir, config) and chief:
         versions = {"swin-keras": __version__, "tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}

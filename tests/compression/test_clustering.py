@@ -103,6 +103,7 @@ def test_clusters_stay_clusters_in_int8_and_learn_apart_in_training_for_int8(tmp
 
     rounding = quantization_aware(model, "dynamic_int8")
     rounding.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    rounding.optimizer.build(rounding.trainable_variables)
     fit(rounding, [], epochs=1)
     assert min(number for _, number in distinct(rounding, "apart")) > 64
 

@@ -12,6 +12,7 @@ def build(name="swin_tiny_patch4_window7_224", **overrides):
     own = {"embed_dim": 12, "depths": (1, 1), "num_heads": (2, 3), "window_size": 2, "num_classes": 5, "input_shape": (16, 24, 3)}
     model = randomize(swin_keras.create_model(name, **{**own, **overrides}))
     model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.optimizer.build(model.trainable_variables)  # Else TensorFlow traces the step twice.
     return model
 
 

@@ -93,6 +93,19 @@ def test_an_epoch_written_before_its_checkpoint_is_not_counted_twice(quick_digit
     assert_same_history(tmp_path / "full", tmp_path / "whole")
 
 
+def test_a_step_is_traced_once(quick_digits, tmp_path, monkeypatch):
+    traced = []
+    step = keras.Model.train_step
+
+    def counted(self, data):
+        traced.append(self)
+        return step(self, data)
+
+    monkeypatch.setattr(keras.Model, "train_step", counted)
+    run(tmp_path / "run", epochs=1)
+    assert len(traced) == 1
+
+
 def test_a_finished_run_returns_at_once_with_the_best_model(quick_digits, tmp_path):
     first, _ = run(tmp_path / "run", epochs=1)
     again, lines = run(tmp_path / "run", epochs=1, callbacks=[StopAt(0, 0)])
