@@ -24,7 +24,7 @@ from swin_keras.weights import load_weights
 RECIPES = ("float32", "float16", "dynamic_int8")
 SIZE = (96, 96)
 BATCH, EPOCHS = 16, 10
-STEPS = {"detect": 1200, "segment": 1900}
+STEPS = {"detect": 1050, "segment": 1900}
 LEARNING_RATE, WARM_UP = {"detect": 1e-3, "segment": 3e-3}, 100
 # Of a pixel of a digit, to that of one of the background, of which there are many more.
 WEIGHT = 5
@@ -108,6 +108,7 @@ def _train(task, scenes, weights, folder, seed, log):
     log(f"training a model that will {task}: {model.count_params():,} parameters, {steps:,} steps of {BATCH} scenes")
     schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - WARM_UP, warmup_target=LEARNING_RATE[task], warmup_steps=WARM_UP)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05, global_clipnorm=1.0)
+    optimizer.build(model.trainable_variables)  # Else TensorFlow traces the step twice.
     if task == "detect":
         model.compile(optimizer)
     else:
