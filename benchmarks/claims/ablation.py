@@ -215,13 +215,13 @@ def train_variant(folder, name, variant, epochs):
     }
 
 
-def train(data, out, only, epochs):
+def train(data, out, only, variants, epochs):
     """Writes a line of JSON for each variant of each data set."""
     # Most of the time goes to compiling, so each variant has a process; each takes of the GPU's memory what it needs.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(len(VARIANTS), context) as pool, open(out, "w") as file:
-        jobs = [pool.submit(train_variant, data, name, variant, epochs) for name in only or DATA for variant in VARIANTS]
+    with concurrent.futures.ProcessPoolExecutor(len(variants or VARIANTS), context) as pool, open(out, "w") as file:
+        jobs = [pool.submit(train_variant, data, name, variant, epochs) for name in only or DATA for variant in variants or VARIANTS]
         for job in concurrent.futures.as_completed(jobs):
             print(json.dumps(job.result()), file=file, flush=True)
 
@@ -268,6 +268,7 @@ def main():
     command.add_argument("--data", type=pathlib.Path, required=True, help="folder that holds digits/ and glyphs/")
     command.add_argument("--out", type=pathlib.Path, required=True)
     command.add_argument("--only", action="append", choices=DATA, help="one of the data sets; repeat for more")
+    command.add_argument("--variant", action="append", choices=VARIANTS, dest="variants", help="one of the variants; repeat for more")
     command.add_argument("--epochs", type=int, help="instead of each data set's own")
     command = commands.add_parser("report")
     command.set_defaults(function=report)
