@@ -108,7 +108,7 @@ def _train(task, scenes, weights, folder, seed, log):
     log(f"training a model that will {task}: {model.count_params():,} parameters, {steps:,} steps of {BATCH} scenes")
     schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - WARM_UP, warmup_target=LEARNING_RATE[task], warmup_steps=WARM_UP)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05, global_clipnorm=1.0)
-    optimizer.build(model.trainable_variables)  # Else TensorFlow traces the step twice.
+    optimizer.build(model.trainable_variables)  # Else TensorFlow traces the segmenter's step twice; KerasHub's detector's it does anyway.
     if task == "detect":
         model.compile(optimizer)
     else:
